@@ -65,7 +65,8 @@ def _scaled(frame: SamplingFrame, rates: Float64s, wanted: float) -> Float64s:
     mean = frame.sums(frame.share * rates)[frame.domain]
     scaled = np.minimum(rates * wanted / np.maximum(mean, 1e-12), 1)
     reached = frame.sums(frame.share * scaled)
-    return scaled + (1 - scaled) * ((wanted - reached) / (1 - reached))[frame.domain]
+    missing = np.clip((wanted - reached) / np.maximum(1 - reached, 1e-12), 0, 1)
+    return np.minimum(scaled + (1 - scaled) * missing[frame.domain], 1)
 
 
 def _rate_of(group: Group, measure: str) -> float | None:

@@ -33,11 +33,12 @@ from testbed.campaign.preview.records import (
 )
 from testbed.campaign.preview.sites import sketched_sites
 from testbed.campaign.spec.campaign import CampaignSpec
-from testbed.campaign.spec.stop import StopDimension, dimensions
+from testbed.campaign.spec.stop import StopDimension, StopSpec, dimensions
 from testbed.core.fault import FaultModel
 from testbed.core.site import SiteTable
 
 _WORST_RATE = 0.5  # of which an absolute margin needs most faults
+_WIDEST_MARGIN = 0.49
 FINEST: tuple[StopDimension, ...] = ("site", "bit", "tier")
 
 
@@ -227,17 +228,18 @@ class Preview:
         rule = stop.rule(self.spec.confidence)
         sizes = planner.frame.sums(planner.frame.drawable).tolist()
         rate = _WORST_RATE
+        said = self.wanted.rate not in (_WORST_RATE, _dearest_rate(stop))
         if stop.relative is not None:
-            said = self.wanted.rate != _WORST_RATE
-            rate = self.wanted.rate if said else min(rate, stop.margin / stop.relative)
+            rate = self.wanted.rate if said else _dearest_rate(stop)
         margin = float(rule.margin_at(np.array(rate)))
+        least = min(max(rule.margin, rule.relative), _WIDEST_MARGIN)  # rates may be as high as 1
         uniform = [leveugle(size, margin, rule.confidence, rate) for size in sizes]
-        likely = forecast(planner, self.wanted.rate if self.wanted.rate != _WORST_RATE else None)
+        likely = forecast(planner, self.wanted.rate if said else None)
         return AdaptiveBounds(
             per=stop.per,
             domains=len(sizes),
             strata=len(planner.groups),
-            faults_at_least=sum(int(min(smallest_sample(rule.margin, rule.confidence), size)) for size in sizes),
+            faults_at_least=sum(int(min(smallest_sample(least, rule.confidence), size)) for size in sizes),
             leveugle=sum(uniform),
             relative=stop.relative,
             rate=rate,
@@ -261,11 +263,20 @@ class Preview:
         return min(self.images, self.spec.images_each(model.target, model.where) or self.images)
 
 
+def _dearest_rate(stop: StopSpec) -> float:
+    """The rate that takes most faults to be known as well as is asked."""
+    return _WORST_RATE if stop.relative is None else min(_WORST_RATE, stop.margin / stop.relative)
+
+
 def wanted_of(
     spec: CampaignSpec, margin: float | None, confidence: float | None, rate: float, relative: bool
 ) -> Wanted:
-    """What is not said is as the spec's [stop] has it; without one, a margin of 0.01 and the campaign's confidence."""
+    """What is not said is as the spec's [stop] has it; without one, a margin of 0.01 and the campaign's confidence. Where
+    [stop] wants a share of each rate, and no rate is expected, it is the one that takes most faults."""
     stop = spec.stop
+    if margin is None and not relative and stop is not None and stop.relative is not None:
+        rate = rate if rate != _WORST_RATE else _dearest_rate(stop)
+        margin, relative = stop.relative, True
     if margin is None:
         margin = stop.margin if stop is not None else 0.01
     if confidence is None:

@@ -122,7 +122,8 @@ class PreviewTotals:
 
 @dataclass(frozen=True)
 class AdaptiveBounds:
-    """The numbers of faults between which an adaptive campaign ends. ``leveugle``: what uniform sampling would need.
+    """The numbers of faults between which an adaptive campaign ends. ``leveugle``: what uniform sampling would need;
+    ``faults_at_least``: what it takes whatever the rates are.
 
     ``relative``: the margin as a share of the rate, None where it is absolute. ``rate``: at which ``leveugle`` is told, the one
     that was said or else that which needs most. ``expected``: what that costs.

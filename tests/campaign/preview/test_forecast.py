@@ -50,6 +50,8 @@ def test_a_rate_that_is_expected_is_that_of_every_part() -> None:
     np.testing.assert_allclose(few.rates, 0.01)
     np.testing.assert_allclose(many.rates, 0.1, rtol=0.05)
     assert (many.faults < few.faults).all()
+    for rate in (1e-5, 0.002, 1 / 3, 0.97):  # no rounding makes a rate of less than 0 or more than 1
+        np.testing.assert_allclose(forecast(planner(relative=0.5, margin=0.05), rate).rates, rate, rtol=0.05)
     assert "so that rates are 1 %" in list(reasons(plan, few))
 
 

@@ -157,6 +157,19 @@ def test_what_is_not_said_is_as_the_spec_has_it(spec: CampaignSpec, adaptive: Ca
     assert wanted_of(adaptive, 0.1, 0.8, 0.2, True) == Wanted(0.1, 0.8, 0.2, True)
 
 
+def test_a_share_of_each_rate_is_told_at_the_rate_that_takes_most_faults(tiny_values: dict[str, Any]) -> None:
+    values = tiny_values | {"stop": {"relative": 0.25, "measure": "outside"}}
+    values["faults"] = [{key: v for key, v in section.items() if key != "per_stratum"} for section in values["faults"]]
+    relative = parse_spec(values)
+    wanted = wanted_of(relative, None, None, 0.5, False)
+    assert wanted == Wanted(0.25, relative.confidence, 0.0005 / 0.25, True)
+    assert wanted_of(relative, None, None, 0.1, False) == Wanted(0.25, relative.confidence, 0.1, True)
+    bounds = Preview(relative, wanted).head().adaptive
+    assert bounds is not None
+    assert bounds.faults_at_least < bounds.forecast.faults
+    assert bounds.rate == 0.0005 / 0.25
+
+
 @pytest.mark.parametrize("wanted", [Wanted(0, 0.95), Wanted(0.1, 1), Wanted(0.1, 0.95, rate=0)])
 def test_margins_that_no_sample_has_are_refused_at_once(spec: CampaignSpec, wanted: Wanted) -> None:
     with pytest.raises(UsageError):

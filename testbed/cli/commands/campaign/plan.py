@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from testbed.campaign.preview.plan import Preview
-    from testbed.campaign.preview.records import PreviewCost, PreviewHead, PreviewTotals
+    from testbed.campaign.preview.records import AdaptiveBounds, PreviewCost, PreviewHead, PreviewTotals
 
 
 @click.command(
@@ -101,7 +101,7 @@ def _tables(preview: Preview, protected: PreviewTotals | None, rows: int) -> Ren
 
     head, parts = preview.head(), preview.parts()
     shown = list(itertools.islice(parts, rows))
-    margin = f"{head.margin:g} of {head.rate:g}" if head.relative else f"{head.margin:g}"
+    margin = f"{head.margin:g} of {head.rate:.3g}" if head.relative else f"{head.margin:g}"
     table = FittedTable(
         title=f"plan of {head.name}: nothing was run; n for +-{margin} at {100 * head.confidence:g} %",
     )
@@ -134,8 +134,15 @@ def _lines(head: PreviewHead, totals: PreviewTotals) -> Iterable[str]:
         yield f"that is a forecast: {adaptive.because}; tell another rate with --rate"
         yield (
             f"whatever the rates, [stop] ends with {adaptive.faults_at_least:,} faults or more; in one go, uniform sampling to"
-            f" its margin at a rate of {100 * adaptive.rate:g} % takes {_cost(adaptive.expected)}"
+            f" {_asked(adaptive)} takes {_cost(adaptive.expected)}"
         )
+
+
+def _asked(adaptive: AdaptiveBounds) -> str:
+    """Say what is asked of the rate that needs most faults, or of the one that was said."""
+    if adaptive.relative is None:
+        return f"its margin at a rate of {100 * adaptive.rate:g} %"
+    return f"+-{100 * adaptive.relative:g} % of rates of {100 * adaptive.rate:.3g} %"
 
 
 def _protected_line(totals: PreviewTotals | None) -> Iterable[str]:
