@@ -20,7 +20,7 @@ from testbed.campaign.plan.row import PlanRow, table_of
 from testbed.campaign.plan.table import PlanSlice
 from testbed.core.fault import Op
 from testbed.core.site import Site
-from testbed.instrument.ports.feed import numbers
+from testbed.instrument.ports.feed import numbers_of_format
 
 
 @dataclass(frozen=True)
@@ -94,8 +94,8 @@ def inject(workplace: Workplace, site: Site, fault: PlanRow) -> Injection:
         bit=fault.bit,
         image_id=fault.image_id,
         label=int(engine.images.labels[image]),
-        golden_value=float(numbers(before, [site.format_name])[0]),
-        faulty_value=float(numbers(after, [site.format_name])[0]),
+        golden_value=float(numbers_of_format(before[:1], site.format_name)[0]),
+        faulty_value=float(numbers_of_format(after[:1], site.format_name)[0]),
         golden=engine.side.stored[image],
         faulty=engine.judged(faulty[None]).values[0],
         outcome=str(rows.column("outcome")[0].as_py()),
