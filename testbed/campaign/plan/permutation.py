@@ -61,12 +61,12 @@ def _permuted(words: Words64, half: np.uint64, keys: Words64) -> Words64:
     mask = (np.uint64(1) << half) - np.uint64(1)
     left, right = words >> half, words & mask
     for key in keys:
-        left, right = right, left ^ (_mixed(right ^ key) & mask)
+        left, right = right, left ^ (mixed(right ^ key) & mask)
     return (left << half) | right
 
 
-def _mixed(words: Words64) -> Words64:
-    """The finaliser of splitmix64 (Steele, Lea & Flood, OOPSLA 2014)."""
+def mixed(words: Words64) -> Words64:
+    """Mix the bits of each word: the finaliser of splitmix64 (Steele, Lea & Flood, OOPSLA 2014)."""
     with np.errstate(over="ignore"):
         words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

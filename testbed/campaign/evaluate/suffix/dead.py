@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from testbed.campaign.evaluate.contract import Evaluator, Injections, same_words
-from testbed.core.arrays import Words64
+from testbed.campaign.plan.permutation import mixed
 from testbed.core.errors import TestbedError
 from testbed.core.site import SiteTable
 from testbed.instrument.ports.feed import NO_SITE
@@ -31,7 +31,7 @@ def chosen(injections: Injections, rows: NDArray[np.int64], one_of: int = SAMPLE
     key = injections.image[rows].astype(np.uint64)
     for column in (ports.site, ports.index, ports.xor_mask, ports.or_mask, ports.and_mask):
         for point in range(ports.site.shape[1]):
-            key = _mixed(key * np.uint64(0x9E3779B97F4A7C15) + column[rows, point].astype(np.uint64))
+            key = mixed(key * np.uint64(0x9E3779B97F4A7C15) + column[rows, point].astype(np.uint64))
     return rows[key % np.uint64(one_of) == 0]
 
 
@@ -54,11 +54,3 @@ def check_dead(
                 ' to reach the output, and changed it: rerun with evaluation = "whole" in [engine], and report this model'
             )
     return len(some)
-
-
-def _mixed(words: Words64) -> Words64:
-    """The finaliser of splitmix64 (Steele, Lea & Flood, OOPSLA 2014)."""
-    with np.errstate(over="ignore"):
-        words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return words ^ (words >> np.uint64(31))
