@@ -18,16 +18,16 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from testbed.analysis.adaptive.pace import Pace
 from testbed.analysis.stratified import SamplingFrame, StratumSample, StratumTally, group_sums, variances
 from testbed.core.arrays import Float64s
 
-_BORROWED = (3.0, 1e6)  # least and most faults' worth of what classes that are alike show, added to a class's own
-_TELLING = 10.0  # events that make the variance seen in a class count as much as the guess
+_MOST_BORROWED = 1e6  # faults' worth of what classes that are alike show, added to a class's own
 _FLOORS = np.geomspace(0.04, 1, 14)  # heaviest fault tried, as a share of the one that the margin would just allow
 _STEPS = 6
 
 
-def smoothed_variances(frame: SamplingFrame, tally: StratumTally) -> Float64s:
+def smoothed_variances(frame: SamplingFrame, tally: StratumTally, pace: Pace) -> Float64s:
     """(..., classes) guessed variances of the values in each class.
 
     Rates are smoothed as if each class had some more faults like those of the classes alike, these some more like those
@@ -43,7 +43,7 @@ def smoothed_variances(frame: SamplingFrame, tally: StratumTally) -> Float64s:
         parent[narrow] = wide
         n, total, squares = (group_sums(part, narrow) for part in (own.n, own.total, own.squares))
         mean, square = mean[..., parent], square[..., parent]
-        borrowed = _borrowed(n, total, mean, parent)
+        borrowed = _borrowed(n, total, mean, parent, pace.least_borrowed)
         mean = (total + borrowed * mean) / (n + borrowed)
         square = (squares + borrowed * square) / (n + borrowed)
     guess = np.maximum(square - mean**2, 0)
@@ -51,10 +51,10 @@ def smoothed_variances(frame: SamplingFrame, tally: StratumTally) -> Float64s:
     each = np.maximum(own.n, 1) / np.maximum(1 - own.n / classes.drawable, 1e-9) / classes.share**2
     seen = group_sums(variances(frame, StratumSample.of_equals(frame, tally)), frame.class_of) * each
     events = np.minimum(own.total, own.n - own.total)
-    return np.minimum(guess + events / (events + _TELLING) * (seen - guess), 0.25)
+    return np.minimum(guess + events / (events + pace.telling) * (seen - guess), 0.25)
 
 
-def _borrowed(n: Float64s, total: Float64s, mean: Float64s, group: NDArray[np.int64]) -> Float64s:
+def _borrowed(n: Float64s, total: Float64s, mean: Float64s, group: NDArray[np.int64], least: float) -> Float64s:
     """(..., members) size of the beta distribution of ``mean`` that the rates of a group's members come from, ``1/r - 1``
     with r the intra-class correlation by moments (Kleinman, JASA 1973). The most for the only member of its group."""
     others = np.bincount(group)[group] - 1.0
@@ -62,7 +62,7 @@ def _borrowed(n: Float64s, total: Float64s, mean: Float64s, group: NDArray[np.in
     apart = group_sums(n * (total / np.maximum(n, 1) - mean) ** 2, group)[..., group] / (mean * (1 - mean))
     spare = seen - group_sums(n**2, group)[..., group] / np.maximum(seen, 1) - others
     correlation = np.where(others > 0, apart - others, 0) / np.maximum(spare, 1)
-    return np.clip(1 / np.maximum(correlation, 1e-9) - 1, *_BORROWED)
+    return np.clip(1 / np.maximum(correlation, 1e-9) - 1, least, _MOST_BORROWED)
 
 
 def neyman(frame: SamplingFrame, deviation: Float64s, faults: Float64s | float) -> Float64s:

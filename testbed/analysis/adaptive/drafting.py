@@ -28,19 +28,15 @@ from testbed.analysis.adaptive.allocation import (
     smoothed_variances,
     whole_numbers,
 )
+from testbed.analysis.adaptive.pace import pace_of
 from testbed.analysis.adaptive.rule import StopRule
 from testbed.analysis.adaptive.weighing import WeighedRounds
 from testbed.analysis.stratified import sample_rates, value_variances
 from testbed.core.arrays import Float64s
 
-_PILOT_SHARE = 1 / 8  # faults of the first round, of those without which no margin is reached
 _PILOT_WEIGHT = 0.002  # of the first round
 _SPARE = 1.1, 0.95  # times the information wanted, of absolute margins and relative ones: variances are guesses
 _SURPRISES = 2.0, 0.0  # events for which there is room: where a rate is known to a share of it, few more change little
-_CAUTION = (
-    1.0  # a round's share is less by a factor of 1 + this / sqrt(1 + events): fewer events tell less of what is needed
-)
-_MOST_WEIGHT = 0.5  # of what is left, for a round that is not the last
 _KEPT = (
     0.97,
     0.94,
@@ -52,9 +48,6 @@ _KEPT = (
     0.3,
     0.1,
 )  # shares of its weight that a domain may keep that is opened again
-_CHEAP = (
-    3.0  # faults, of those drawn, that another round may cost before more weight is given up: what is given up is bias
-)
 _LEAST_GROWTH = 0.1  # of a domain that is still open
 _ROUNDING = 1e-6
 
@@ -72,7 +65,7 @@ class RoundDraft:
 def first_draft(rounds: WeighedRounds, rule: StopRule, deviation: Float64s | None) -> RoundDraft:
     """Draws a little from every stratum. deviation: (H,) guesses of the strata's standard deviations."""
     frame = rounds.frame
-    per_domain = smallest_sample(rule.margin, rule.aimed_confidence) * _PILOT_SHARE
+    per_domain = smallest_sample(rule.margin, rule.aimed_confidence) * pace_of(rule).pilot_share
     first = first_allocation(frame, rule.pilot, per_domain, deviation)
     additions, cut = _affordable(np.broadcast_to(first, rounds.tally.n.shape), rounds, rule)
     weight = np.where((cut | (rule.max_looks == 1))[:, None], 1.0, _PILOT_WEIGHT)
@@ -88,7 +81,7 @@ def next_draft(
     is_open: (C, D). closing_times: (C, D) the least information time at which a next look would close a domain. looks: rounds
     before.
     """
-    frame = rounds.frame
+    frame, pace = rounds.frame, pace_of(rule)
     rounds, needed = _needed(rounds, rule, is_open, closing_times)
     needed = np.where(is_open[:, frame.domain], needed, 0)
     seen, total = frame.sums(rounds.tally.n), np.maximum(frame.sums(needed), 1)
@@ -101,8 +94,8 @@ def next_draft(
     whole = np.where(last[:, frame.domain] & (needed > 0), np.maximum(whole, 1), whole)
     additions, cut = _affordable(np.minimum(whole, frame.drawable - rounds.tally.n), rounds, rule)
     last = last | cut[:, None]
-    caution = 1 + _CAUTION / np.sqrt(1 + frame.sums(rounds.tally.total))
-    share = np.minimum(additions / np.maximum(needed, 1) / caution[:, frame.domain], _MOST_WEIGHT)
+    caution = 1 + pace.caution / np.sqrt(1 + frame.sums(rounds.tally.total))
+    share = np.minimum(additions / np.maximum(needed, 1) / caution[:, frame.domain], pace.most_weight)
     return RoundDraft(additions, np.where(last[:, frame.domain], 1, share) * rounds.rest, rounds)
 
 
@@ -117,7 +110,7 @@ def _needed(
 ) -> tuple[WeighedRounds, Float64s]:
     """The rounds, less the weight that domains opened again give up, and (C, H) faults (not whole numbers) that the margins
     still seem to need."""
-    frame = rounds.frame
+    frame, pace = rounds.frame, pace_of(rule)
     z = float(ndtri(0.5 + rule.aimed_confidence / 2))
     sample = rounds.sample()
     now = sample_rates(frame, sample, rule.aimed_confidence)
@@ -126,7 +119,7 @@ def _needed(
     relative = aim > rule.margin
     spare, surprises = (np.where(relative, few, many) for many, few in (_SPARE, _SURPRISES))
     margin = aim / np.sqrt(closing_times * spare) * np.clip(off, 0.5, 1)
-    guess, seen = smoothed_variances(frame, rounds.tally)[:, frame.class_of], value_variances(frame, sample)
+    guess, seen = smoothed_variances(frame, rounds.tally, pace)[:, frame.class_of], value_variances(frame, sample)
 
     def need(of: NDArray[np.int64], rest: Rest) -> tuple[Float64s, Float64s]:
         return cheapest_allocation(frame, rest, now.rate[of], guess[of], margin[of], z, surprises[of])
@@ -145,7 +138,7 @@ def _needed(
         for share in _KEPT:
             part = rounds.of(of).scaled(np.where(again[of], share, 1.0)[:, frame.domain])
             afresh, count = need(of, rest_of(part, seen[of]))
-            better = again[of] & (count < fewest) & (fewest > _CHEAP * frame.sums(rounds.tally.n[of]))
+            better = again[of] & (count < fewest) & (fewest > pace.dear * frame.sums(rounds.tally.n[of]))
             fewest, kept[of] = np.where(better, count, fewest), np.where(better, share, kept[of])
             needed[of] = np.where(better[:, frame.domain], afresh, needed[of])
     return rounds.scaled(kept[:, frame.domain]), needed

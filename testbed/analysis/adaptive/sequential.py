@@ -2,8 +2,9 @@
 
 After each round each domain is looked at. Its information time is ``(margin / w)^2``, w being half the width of its
 interval, so that 1 is when the margin is met; alpha spending (`spending`) gives the confidence of the interval at that
-look. A tenth of the error is kept back for looks after time 1, of which the k-th leaves 1/(k+1). A domain whose interval
-is narrow enough once no round of it is to come is closed and gets no more faults. Its interval holds together with those of
+look. A tenth of the error is kept back for looks after time 1, of which the k-th leaves 1/(k+1). Shortly before time 1 there is
+none: a margin that is just missed would make the next look, and so the margin, dearer by a third. A domain whose interval is
+narrow enough once no round of it is to come is closed and gets no more faults. Its interval holds together with those of
 its earlier looks, so whoever stops a campaign earlier, for whatever reason, has a valid interval too. Each domain's interval
 covers its own rate with the wanted confidence; all of them together do so less often.
 
@@ -24,7 +25,9 @@ from testbed.analysis.adaptive.weighing import WeighedRounds
 from testbed.analysis.stratified import SamplingFrame, StratumTally, sample_rates
 from testbed.core.arrays import Float64s
 
-_EARLY = 0.7  # information time from which on a domain is looked at after its last round alone: each look has its price
+_EARLY = (
+    0.7  # information time from which on a domain is not looked at before it can be closed: each look has its price
+)
 
 
 class Monitor:
@@ -95,7 +98,8 @@ class Monitor:
         looked = np.zeros_like(self.open)
         level = self.level.copy()
         done = settled(self.rounds)
-        for campaign, domain in zip(*np.nonzero(self.open & (done | out[:, None] | (times < _EARLY))), strict=True):
+        worth = (done & (times >= 1)) | out[:, None] | known | (times < _EARLY)
+        for campaign, domain in zip(*np.nonzero(self.open & worth), strict=True):
             final = bool(out[campaign] or known[campaign, domain])
             critical = self.history[campaign][domain].critical_value(float(times[campaign, domain]), rule, final)
             if critical is not None:

@@ -34,7 +34,7 @@ from testbed.core.outcome import NOT_OUTSIDE, Outcome
 from testbed.core.site import SiteTable
 
 DESIGN = (
-    2  # of rounds: raised when others would follow from the same rows, so that no half of a campaign is gone on with
+    3  # of rounds: raised when others would follow from the same rows, so that no half of a campaign is gone on with
 )
 
 

@@ -70,7 +70,7 @@ class StopSpec(Strict):
     strata: str = Field(
         default="site x bit_class",
         description='What is sampled uniformly, as one stratum: dimensions, or "all"; always within the parts that `per` '
-        'and `steer` tell apart. "value" tells apart what a flip of the top exponent bit does, by the golden value and the '
+        'and `steer` tell apart. "value" tells apart what a flip of an exponent bit does, by the golden value and the '
         'kind of site. With `relative` it is "site x bit_class x value" unless stated.',
     )
     steer: str = Field(

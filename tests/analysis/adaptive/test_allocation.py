@@ -15,10 +15,17 @@ from testbed.analysis.adaptive.allocation import (
     smoothed_variances,
     whole_numbers,
 )
+from testbed.analysis.adaptive.pace import Pace, pace_of
+from testbed.analysis.adaptive.rule import StopRule
 from testbed.analysis.stats import OneMore, clopper_pearson, weighted_interval
 from testbed.analysis.stratified import SamplingFrame, StratumTally
 
 Z = norm.isf(0.025)
+
+
+@pytest.fixture(params=[0.0, 0.1])
+def pace(request: pytest.FixtureRequest) -> Pace:
+    return pace_of(StopRule(0.01, relative=request.param))
 
 
 def test_neyman_has_the_least_variance_of_all_allocations_of_as_many_faults():
@@ -45,45 +52,45 @@ def test_fewer_faults_than_the_smallest_sample_leave_room_for_more_than_the_marg
 # --- guesses ---------------------------------------------------------------------------------------------------------
 
 
-def test_no_class_is_without_variance_though_it_never_failed():
+def test_no_class_is_without_variance_though_it_never_failed(pace: Pace):
     frame = SamplingFrame.of([1000, 1000, 1000], [0, 0, 0])
-    guess = smoothed_variances(frame, StratumTally.of_events([20, 20, 20], [0, 20, 0]))
+    guess = smoothed_variances(frame, StratumTally.of_events([20, 20, 20], [0, 20, 0]), pace)
     assert (guess > 1e-3).all()
 
 
-def test_a_class_drawn_little_from_is_taken_to_be_as_those_alike():
+def test_a_class_drawn_little_from_is_taken_to_be_as_those_alike(pace: Pace):
     """Two blocks with two classes each; the second block was hardly drawn from, but its classes are told by the first's."""
     frame = SamplingFrame.of([1000] * 4, [0, 0, 1, 1], ["a top", "low"] * 2)  # classes are in the order of labels
-    guess = smoothed_variances(frame, StratumTally.of_events([400, 400, 3, 3], [200, 0, 0, 0]))
-    assert guess[2] > 0.15
+    guess = smoothed_variances(frame, StratumTally.of_events([400, 400, 3, 3], [200, 0, 0, 0]), pace)
+    assert guess[2] > 0.1
     assert guess[3] < 0.02
 
 
-def test_a_class_drawn_much_from_is_taken_for_what_it_is():
+def test_a_class_drawn_much_from_is_taken_for_what_it_is(pace: Pace):
     """Nothing like the others that are called alike."""
     frame = SamplingFrame.of([10**6] * 4, [0, 1, 2, 3], ["same"] * 4)
-    guess = smoothed_variances(frame, StratumTally.of_events([1000] * 4, [0, 0, 0, 400]))
+    guess = smoothed_variances(frame, StratumTally.of_events([1000] * 4, [0, 0, 0, 400]), pace)
     assert guess[3] == pytest.approx(0.24, abs=0.01)
     assert (guess[:3] < 0.01).all()
 
 
-def test_classes_that_differ_by_chance_alone_are_guessed_alike():
+def test_classes_that_differ_by_chance_alone_are_guessed_alike(pace: Pace):
     """So that chance does not steer: with 20 faults of 5 % each, some show 0 events and some 4."""
     rng = np.random.default_rng(0)
     frame = SamplingFrame.of(np.full(40, 10**6), np.zeros(40))
-    guess = smoothed_variances(frame, StratumTally.of_events(np.full(40, 20), rng.binomial(20, 0.05, 40)))
+    guess = smoothed_variances(frame, StratumTally.of_events(np.full(40, 20), rng.binomial(20, 0.05, 40)), pace)
     assert guess.max() / guess.min() < 3
     assert guess.mean() == pytest.approx(0.05 * 0.95, rel=0.35)
 
 
-def test_many_campaigns_at_once_are_guessed_as_one_by_one():
+def test_many_campaigns_at_once_are_guessed_as_one_by_one(pace: Pace):
     rng = np.random.default_rng(1)
     frame = SamplingFrame.of(rng.integers(50, 5000, 12), np.arange(12) % 3, np.arange(12) // 3)
     n = rng.integers(2, 40, (5, 12))
     tally = StratumTally.of_events(n, rng.binomial(n, 0.2))
-    together = smoothed_variances(frame, tally)
+    together = smoothed_variances(frame, tally, pace)
     for i in range(5):
-        alone = smoothed_variances(frame, StratumTally(tally.n[i], tally.total[i], tally.squares[i]))
+        alone = smoothed_variances(frame, StratumTally(tally.n[i], tally.total[i], tally.squares[i]), pace)
         np.testing.assert_allclose(together[i], alone)
 
 

@@ -79,6 +79,26 @@ def test_the_last_look_of_a_campaign_that_may_not_go_on_spends_all_of_the_error(
         assert all(looks.spent[-1] == pytest.approx(0.05) for looks in monitor.history[0])
 
 
+def test_a_margin_that_is_just_missed_costs_no_look() -> None:
+    """So a domain that is opened again is closed at the confidence that it was to have at first."""
+    frame = SamplingFrame.of([10**7] * 8, np.arange(8) // 2)
+    rule = StopRule(0.0005, relative=0.1)
+    monitor = Monitor(frame, rule, campaigns=40)
+    truth = SimulatedTruth.of(frame, np.tile([0.001, 0.06], 4))
+    rng = np.random.default_rng(1)
+    missed = 0
+    while monitor.open.any():
+        monitor.observe(truth.draw(rng, monitor.additions(), monitor.tally))
+        missed += int((settled(monitor.rounds) & monitor.open).sum())
+    assert missed >= 3
+    assert monitor.met.all()
+    times = [time for campaign in monitor.history for looks in campaign for time in looks.times]
+    assert not [time for time in times if 0.75 < time < 1]
+    first = [looks.times for campaign in monitor.history for looks in campaign if sum(t >= 1 for t in looks.times) == 1]
+    assert len(first) == 160
+    assert monitor.level.max() < rule.aimed_confidence + 0.02
+
+
 def test_intervals_are_as_sure_as_the_error_spent_allows():
     rule = StopRule(0.01)
     for monitor, _, was_open, _ in rounds(TRUTH, rule, seed=4):

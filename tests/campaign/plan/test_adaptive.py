@@ -308,9 +308,9 @@ def test_the_widest_domain_is_the_one_that_is_furthest_from_its_own_margin() -> 
 
 @pytest.mark.parametrize(
     ("stop", "faults"),
-    [({}, [52, 68, 129, 273, 62]), ({"relative": 0.2, "margin": 0.02}, [58, 87, 221, 536, 65])],
+    [({}, [52, 68, 129, 273, 62]), ({"relative": 0.2, "margin": 0.02}, [52, 83, 204, 437, 58])],
 )
 def test_rounds_of_a_design_are_what_they_were(stop: dict[str, float], faults: list[int]) -> None:
     """Others than these: raise `DESIGN`, so that no half of a campaign is gone on with, and put the new ones here."""
-    assert DESIGN == 2
+    assert DESIGN == 3
     assert [plan.num_rows for plan in campaign(planner(spec_with(**stop)))[1]] == faults

@@ -1,8 +1,10 @@
-"""Strata by golden value: what a flip of the top exponent bit does follows from how large the value was.
+"""Strata by golden value: what a flip of an exponent bit does follows from how large the value was.
 
-Of a float whose top exponent bit is 0, which is any below 2 in size, a flip multiplies by 2^128 (fp32, bf16; 2^16 in fp16):
-from 1 on to infinity or NaN, from 0.5 on to what overflows in the next product, below that to large numbers. Of 2 or more it
-leaves next to nothing. So the classes of one stratum fail at rates far apart, and drawn from apart they need fewer faults.
+Of a float whose top exponent bit is 0, which is any below 2 in size, a flip of that bit multiplies by 2^128 (fp32, bf16; 2^16
+in fp16): from 1 on to infinity or NaN, from 0.5 on to what overflows in the next product, below that to large numbers. Of 2
+or more it leaves next to nothing. With the other exponent bits it is the other way round: they are 0 in values of 2 to 4,
+which a flip multiplies by up to 2^64 (2^8), and mostly 1 below 2, where it leaves a smaller value. So the classes of one
+stratum fail at rates far apart, and drawn from apart they need fewer faults.
 
 A class is a set of (image, element) pairs like any other: estimates stay unbiased, whatever the golden values are taken from.
 """
@@ -11,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +27,12 @@ from testbed.core.site import Site, SiteTable
 from testbed.golden.arrays import read_array
 
 NAMES = ("below 0.5", "0.5 to 1", "1 to 2", "2 and more")
+_STRATA: dict[
+    str, dict[str, tuple[int, ...]]
+] = {  # the strata of each class of bits, and the classes of values in each
+    "exponent_top": {name: (number,) for number, name in enumerate(NAMES)},
+    "exponent": {"below 2": (0, 1, 2), NAMES[3]: (3,)},
+}
 _EDGES = np.array([0.5, 1, 2], np.float32)
 _PER_BYTE = 4
 _SHIFTS = np.arange(0, 8, 2, dtype=np.uint8)
@@ -100,35 +108,40 @@ class ValueClasses:
     def _row(self) -> dict[str, int]:
         return {image: row for row, image in enumerate(self.image_ids)}
 
-    def elements(self, site: int, image: int, value_class: int) -> Int64s:
-        """Elements of one site and image in a class, ascending."""
+    def element(self, site: int, image: int, classes: tuple[int, ...], rank: int) -> int:
+        """The element of one site and image that ``rank`` others in any of the classes come before."""
         row = np.asarray(self.packed[image, self._starts[site] : self._starts[site + 1]])
-        return np.flatnonzero(unpacked_classes(row, self.sites[site].elements) == value_class)
+        ends = np.cumsum(_per_byte(classes)[row])  # what pads the last byte comes after all elements
+        byte = int(np.searchsorted(ends, rank, side="right"))
+        in_byte = np.flatnonzero(np.isin(_UNPACKED[row[byte]], classes))
+        return byte * _PER_BYTE + int(in_byte[rank - int(ends[byte]) + len(in_byte)])
 
     def split(self, stratum: Stratum) -> Iterator[Stratum]:
         """The stratum in its classes, those without a fault left out; the stratum itself where values do not tell."""
-        bit_class = stratum.site.format.bit_class(stratum.bit)
-        if stratum.pattern != "single" or stratum.persistent or bit_class != "exponent_top" or stratum.op == "random":
+        strata = _STRATA.get(stratum.site.format.bit_class(stratum.bit) or "", {})
+        if stratum.pattern != "single" or stratum.persistent or not strata or stratum.op == "random":
             yield stratum
             return
         if (site := self._number.get(stratum.site.name)) is None:
             yield stratum
             return
         rows = np.array([self._row[image] for image in stratum.images])
-        for number, name in enumerate(NAMES):
-            counts = self.counts[rows, site, number].astype(np.int64)
+        for name, classes in strata.items():
+            counts = self.counts[rows, site][:, list(classes)].sum(1, dtype=np.int64)
             if counts.any():
-                yield replace(stratum, within=_OfClass(f"{stratum.site.kind} {name}", self, site, number, rows, counts))
+                yield replace(
+                    stratum, within=_OfClasses(f"{stratum.site.kind} {name}", self, site, classes, rows, counts)
+                )
 
 
 @dataclass(frozen=True, eq=False)
-class _OfClass:
-    """The members of a stratum in one class: see `testbed.campaign.plan.draw.FaultSubset`. counts: (images,)."""
+class _OfClasses:
+    """The members of a stratum in some classes: see `testbed.campaign.plan.draw.FaultSubset`. counts: (images,)."""
 
     name: str
     values: ValueClasses
     site: int
-    value_class: int
+    classes: tuple[int, ...]
     rows: Int64s
     counts: Int64s
 
@@ -143,7 +156,13 @@ class _OfClass:
     def member(self, chosen: int) -> tuple[int, int]:
         image = int(np.searchsorted(self._ends, chosen, side="right"))
         rank = chosen - int(self._ends[image] - self.counts[image])
-        return image, int(self.values.elements(self.site, int(self.rows[image]), self.value_class)[rank])
+        return image, self.values.element(self.site, int(self.rows[image]), self.classes, rank)
+
+
+@cache
+def _per_byte(classes: tuple[int, ...]) -> NDArray[np.int64]:
+    """(256,) values in these classes in each byte."""
+    return np.isin(_UNPACKED, classes).sum(1, dtype=np.int64)
 
 
 def bytes_of(site: Site) -> int:
