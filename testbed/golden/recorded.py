@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ STAGE = "golden"
 COMMAND = "testbed golden"
 IMAGES = "golden/images.json"
 FIRST_ATTENTION = "block.0.attn"
+_ATTENTION = re.compile(r"block\.\d+\.attn")
 
 Range = tuple[int, int]
 
@@ -233,22 +235,30 @@ class Golden:
     def array(self, file: str) -> NDArray[np.float32]:
         """The array of a golden file, memory-mapped."""
         if file not in self._record.outputs:
-            return read_array(self._computed / file)
+            return read_array(self._computed(file) / file)
         self.run.folder.verify(STAGE, [file])
         return read_array(self.run.folder / file)
 
     def _can_compute(self, module: str) -> bool:
         """A campaign records what it needs; anything else of its model follows from it."""
-        return self.run.folder.manifest.get("kind") == "campaign" and module == FIRST_ATTENTION
+        if self.run.folder.manifest.get("kind") != "campaign" or _ATTENTION.fullmatch(module) is None:
+            return False
+        return module == FIRST_ATTENTION or module in dict(self.run.model.named_modules())
 
     @cached_property
-    def _computed(self) -> Path:
-        """Input and output of a campaign's first attention for all test images; gone with this object."""
-        folder = scratch_folder(self)
-        before, after = (folder / file for file in module_files(FIRST_ATTENTION))
-        log.info("golden: first attention of %d test images", len(self))
-        record_module(self.run.model, self.split, np.arange(len(self)), (before, after), module=FIRST_ATTENTION)
-        return folder
+    def _scratch(self) -> Path:
+        """A folder for what is computed here, gone with this object."""
+        return scratch_folder(self)
+
+    def _computed(self, file: str) -> Path:
+        """Write input and output of an attention of a campaign's model for all test images, and return their folder."""
+        module = file.removeprefix("golden/").removesuffix(".input.npy").removesuffix(".output.npy")
+        before, after = (self._scratch / name for name in module_files(module))
+        if not after.exists():
+            shown = "first attention" if module == FIRST_ATTENTION else module
+            log.info("golden: %s of %d test images", shown, len(self))
+            record_module(self.run.model, self.split, np.arange(len(self)), (before, after), module=module)
+        return self._scratch
 
 
 def open_golden(path: Path) -> Golden:

@@ -13,6 +13,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from testbed.core.errors import UsageError
+from testbed.models.config import ViTConfig
 from testbed.models.vit import Attention, Block, ViT
 
 _TARGET = re.compile(r"(attention|block)(?::(\d+))?")
@@ -47,16 +48,21 @@ class Subnetwork(nn.Module):
 
 def part_named(model: ViT, target: str) -> SubnetworkPlace:
     """What "attention", "attention:N" or "block:N" means in ``model``. Raises UsageError when it has no such part."""
+    return part_of(model.config, target)
+
+
+def part_of(config: ViTConfig, target: str) -> SubnetworkPlace:
+    """`part_named` of a model that is not there yet."""
     match = _TARGET.fullmatch(target)
     if not match or (match[1] == "block" and match[2] is None):
         raise UsageError(f"unknown target {target!r}; targets: model, attention, attention:N, block:N")
-    attending = [i for i, heads in enumerate(model.config.heads) if heads]
+    attending = [i for i, heads in enumerate(config.heads) if heads]
     number = int(match[2]) if match[2] is not None else next(iter(attending), 0)
-    if number >= model.config.depth:
-        raise UsageError(f"target {target!r}: the model has {model.config.depth} blocks, numbered from 0")
+    if number >= config.depth:
+        raise UsageError(f"target {target!r}: the model has {config.depth} blocks, numbered from 0")
     if match[1] == "attention" and number not in attending:
         raise UsageError(f"target {target!r}: block {number} has no attention")
-    if match[1] == "block" and not (model.config.heads[number] or model.config.mlp[number]):
+    if match[1] == "block" and not (config.heads[number] or config.mlp[number]):
         raise UsageError(f"target {target!r}: block {number} is empty, all of it has been pruned")
     return SubnetworkPlace("attention" if match[1] == "attention" else "block", number)
 

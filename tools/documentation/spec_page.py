@@ -25,6 +25,7 @@ classes = "natural"
     "engine": '[engine]\nbackend = "openvino"\nprecision = "int8"\nbatch = "auto"\n',
     "gates": "[gates]\ntest_accuracy = 0.9\n",
     "tolerance": "[tolerance]\natol = [1e-5, 1e-4, 1e-4, 1e-4]  # one per tier\nrtol = 1e-4\n",
+    "attention": '[attention]\nblock = 3  # sections with target = "attention" strike block.3.attn\n',
     "protection": '[protection]\non_detected = "rerun"\n',
     "faults": """\
 [[faults]]

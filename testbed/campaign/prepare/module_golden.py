@@ -1,4 +1,4 @@
-"""Input and output of the first attention module, where it is a target: of the images that are asked for, and no others.
+"""Input and output of an attention module, where it is a target: of the images that are asked for, and no others.
 
 Older run folders recorded them of all test images, beside the logits; there they are only read.
 """
@@ -72,7 +72,9 @@ def write_attention(
 
     Whichever way they are had, they have the same bits.
     """
-    whole = module_files(FIRST_ATTENTION)
+    block = spec.attention.block
+    module = FIRST_ATTENTION if block is None else f"block.{block}.attn"
+    whole = module_files(module)
     if whole[1] in folder.manifest["stages"]["golden"]["outputs"]:
         folder.verify("golden", whole)
         for file, path in zip(whole, files, strict=True):
@@ -83,12 +85,14 @@ def write_attention(
     wanted = {array_name(file): path for file, path in zip(whole, files, strict=True)}
     if shared.write_cached(wanted, positions.tolist()):
         return
-    log.info("golden: first attention of %d images", len(positions))
-    with watch("golden", len(positions), "images, first attention") as advance:
-        record_module(
-            load_model(folder / MODEL), test, positions, files, module=FIRST_ATTENTION, batch=BATCH, advance=advance
-        )
+    log.info("golden: %s of %d images", _module_words(block), len(positions))
+    with watch("golden", len(positions), f"images, {_module_words(block)}") as advance:
+        record_module(load_model(folder / MODEL), test, positions, files, module=module, batch=BATCH, advance=advance)
     shared.keep(wanted, positions.tolist())
+
+
+def _module_words(block: int | None) -> str:
+    return "first attention" if block is None else f"attention of block {block}"
 
 
 def _copy_rows(array: NDArray[np.float32], rows: NDArray[np.int64], path: Path) -> None:

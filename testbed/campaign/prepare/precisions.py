@@ -63,7 +63,7 @@ def _exported(workplace: Workplace, target: str, precision: str) -> bytes:
         path = Path(folder) / "plain.onnx"
         export_target(
             load_model(workplace.folder / MODEL),
-            target,
+            workplace.spec.part_of(target),
             path,
             precision=precision,
             images=images,

@@ -43,7 +43,7 @@ from testbed.instrument.table import site_table
 from testbed.models.config import ViTConfig
 from testbed.models.presets import preset
 from testbed.models.runs import MODEL, DataSource, ModelRun, open_model_run
-from testbed.models.subnetwork import subnetwork
+from testbed.models.subnetwork import part_of, subnetwork
 from testbed.models.vit import ViT, taps
 from testbed.models.weights import load_model, save_model
 from testbed.train import Recipe, recipe, train
@@ -76,6 +76,9 @@ class TorchSubject:
             config = trained.model.config
             subject = cls(spec, dataset_of(spec, trained.data, config.image), config, None, trained)
         _check_fit(subject.config, subject.dataset)
+        for target in spec.targets:
+            if target != "model":
+                part_of(config, spec.part_of(target))
         config.check_memory(spec.engine.sketched_batch)
         return subject
 
@@ -113,7 +116,7 @@ class TorchSubject:
             model = ViT(self.config)
         tables: dict[str, SiteTable] = {}
         for target in self.spec.targets:
-            module = model if target == "model" else subnetwork(model, target)
+            module = model if target == "model" else subnetwork(model, self.spec.part_of(target))
             places: dict[Where, Iterable[str]] = {"activation": taps(module), "weight": dict(module.named_parameters())}
             sites = tuple(Site(name, where, ()) for where, names in places.items() for name in names)
             tables[target] = SiteTable(target, "", "", sites)
@@ -125,7 +128,7 @@ class TorchSubject:
         shapes: dict[tuple[str, Where], tuple[int, ...]] = {}
         with torch.device("meta"), torch.inference_mode():
             model = ViT(self.config).eval()
-            module = model if target == "model" else subnetwork(model, target)
+            module = model if target == "model" else subnetwork(model, self.spec.part_of(target))
             for name in taps(module):
 
                 def note(_: torch.nn.Module, __: object, output: torch.Tensor, name: str = name) -> None:
@@ -144,9 +147,9 @@ class TorchSubject:
         images = np.zeros((engine.sketched_batch, config.channels, config.image, config.image), np.float32)
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "plain.onnx"
-            calibration = Calibration(len(images))
-            export_target(model, target, file, precision=engine.precision, images=images, calibration=calibration)
-            return file.read_bytes(), target_inputs(model, target, images)
+            calibration, part = Calibration(len(images)), self.spec.part_of(target)
+            export_target(model, part, file, precision=engine.precision, images=images, calibration=calibration)
+            return file.read_bytes(), target_inputs(model, part, images)
 
     def site_table(self, plain: bytes, target: str) -> SiteTable:
         return site_table(plain, target, self.spec.engine.ports)
@@ -241,7 +244,7 @@ class TorchSubject:
         check_accuracy(facts_of(folder, "golden", GoldenFacts).accuracy, self.spec.gates.test_accuracy, fix)
 
     def make_plain(self, folder: RunFolder, target: str, reuse: Reuse = NO_REUSE) -> None:
-        file, engine = f"{target}.onnx", self.spec.engine
+        file, engine, part = f"{target}.onnx", self.spec.engine, self.spec.part_of(target)
         versions = {name: installed_version(name) for name in ("torch", "onnx", "onnxscript")}
         inputs: dict[str, Any] = {
             "model": folder.output_hash("train", MODEL),
@@ -249,6 +252,8 @@ class TorchSubject:
             "versions": versions,
             "precision": engine.precision,
         }
+        if part != target:
+            inputs["part"] = part
         calibration = images = None
         if engine.precision == "int8":
             chosen = calibration_split(self.dataset, engine.calibration, self._root)
@@ -257,10 +262,10 @@ class TorchSubject:
             inputs["calibration"] = {**calibration.to_json(), "source": source, "content": chosen.sha256()}
 
         def build() -> None:
-            log.info("export: %s -> %s (%s)", target, file, engine.precision)
+            log.info("export: %s -> %s (%s)", part, file, engine.precision)
             model = load_model(folder / MODEL)
             export_target(
-                model, target, folder / file, precision=engine.precision, images=images, calibration=calibration
+                model, part, folder / file, precision=engine.precision, images=images, calibration=calibration
             )
 
         stage = f"export.{target}"

@@ -17,7 +17,15 @@ from testbed.campaign.spec.loading import change, read_toml
 from testbed.campaign.spec.protect import ProtectSpec
 from testbed.campaign.spec.sources import SEEDS, DataSpec, ModelSpec
 from testbed.campaign.spec.stop import StopSpec
-from testbed.campaign.spec.tables import EngineSpec, ExposureSpec, GateSpec, ProtectionSpec, TierSpec, ToleranceSpec
+from testbed.campaign.spec.tables import (
+    AttentionSpec,
+    EngineSpec,
+    ExposureSpec,
+    GateSpec,
+    ProtectionSpec,
+    TierSpec,
+    ToleranceSpec,
+)
 from testbed.core.folder.places import near
 from testbed.core.site import Target, Where
 from testbed.core.words.nearest import unknown
@@ -28,6 +36,7 @@ _LATER = (
     ("engine", "calibration_data", TRAIN),
     ("tiers", "exact", False),
     ("protection", "on_detected", "none"),
+    ("attention", "block", None),
 )
 """Keys that came later, and what holds without them: a campaign that was begun before is the same campaign."""
 
@@ -65,6 +74,10 @@ class CampaignSpec(Strict):
     engine: EngineSpec = Field(default=EngineSpec(), description="The compiled engine that faults are injected into.")
     gates: GateSpec = Field(default=GateSpec(), description="Checks that must hold before the first fault is run.")
     tolerance: ToleranceSpec = Field(default=ToleranceSpec(), description="Which deviations of an output are masked.")
+    attention: AttentionSpec = Field(
+        default=AttentionSpec(),
+        description='The attention module that is struck where a section\'s target is "attention".',
+    )
     protection: ProtectionSpec = Field(
         default=ProtectionSpec(), description="What follows an alarm of a protected model's own checks."
     )
@@ -105,6 +118,7 @@ class CampaignSpec(Strict):
                     self.protection,
                     self.stop,
                     self.protect,
+                    self.attention,
                     sections,
                     names_data,
                 )
@@ -126,6 +140,11 @@ class CampaignSpec(Strict):
     def targets(self) -> tuple[Target, ...]:
         """The targets of all sections, each once, in their order."""
         return tuple(dict.fromkeys(fault.target for fault in self.faults))
+
+    def part_of(self, target: str) -> str:
+        """The target as exports and goldens write it: "attention:3" where `[attention]` says which block."""
+        block = self.attention.block
+        return target if target == "model" or block is None else f"{target}:{block}"
 
     @property
     def target_places(self) -> dict[tuple[str, Where], tuple[tuple[str, ...], ...]]:
@@ -225,7 +244,7 @@ def _right_tables(values: dict[str, Any]) -> Tables:
     return Tables(
         **{
             key: None if key == "model" and key not in values else table(key)
-            for key in ("model", "data", "tiers", "engine", "tolerance", "protection", "stop", "protect")
+            for key in ("model", "data", "tiers", "engine", "tolerance", "protection", "stop", "protect", "attention")
         },
         faults={number: section for number, section in enumerate(sections) if section is not None},
         names_data=not isinstance(data := values.get("data", {}), dict) or "name" in data,

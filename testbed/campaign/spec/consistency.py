@@ -16,7 +16,7 @@ from testbed.instrument.ports.feed import OP
 if TYPE_CHECKING:
     from testbed.campaign.spec.protect import ProtectSpec
     from testbed.campaign.spec.sources import DataSpec, ModelSpec
-    from testbed.campaign.spec.tables import EngineSpec, ProtectionSpec, TierSpec, ToleranceSpec
+    from testbed.campaign.spec.tables import AttentionSpec, EngineSpec, ProtectionSpec, TierSpec, ToleranceSpec
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class Tables:
     protection: ProtectionSpec | None
     stop: StopSpec | None
     protect: ProtectSpec | None
+    attention: AttentionSpec | None
     faults: Mapping[int, FaultSpec]
     names_data: bool
 
@@ -53,6 +54,9 @@ def contradictions(tables: Tables) -> Iterator[Complaint]:
             )
         if engine is not None:
             yield from _on_engine(f"faults[{number}]", section, engine)
+    block = None if tables.attention is None else tables.attention.block
+    if block is not None and sections and all(section.target != "attention" for section in sections.values()):
+        yield Complaint("attention.block", 'is of target = "attention", which no section has; leave it out')
     yield from _mixed(sections)
     yield from _other_images(sections, usual_images(tables.stop))
     if tables.stop is not None:

@@ -68,7 +68,8 @@ class FaultSpec(Strict):
     """
 
     target: Target = Field(
-        description='What is run: the whole "model", or its first "attention" module, compiled on its own.'
+        description='What is run: the whole "model", or one "attention" module, compiled on its own: the first, or that of '
+        "the block that `[attention]` names."
     )
     where: Where = Field(
         description='Where the faults are: in an "activation", for one inference of one image, or in a "weight", for '

@@ -187,6 +187,16 @@ class GateSpec(Strict):
     )
 
 
+class AttentionSpec(Strict):
+    """Which attention module sections with `target = "attention"` strike."""
+
+    block: Annotated[int, Field(ge=0)] | None = Field(
+        default=None,
+        description="Number of the block whose attention module is compiled on its own, as site names have it; the first that "
+        "has one unless stated.",
+    )
+
+
 OnDetected = Literal["none", "rerun", "reload"]
 
 
