@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any, get_args
 
 import numpy as np
 import pytest
+import torch
+from hypothesis import HealthCheck, Phase, given, reject, settings
+from hypothesis import strategies as st
 
 from testbed.campaign.evaluate.contract import Evaluated, Evaluator, Injections
 from testbed.campaign.evaluate.suffix.dead import SAMPLED, Disproved, check_dead, chosen
 from testbed.campaign.evaluate.suffix.routes import Way
+from testbed.export.onnx import plain_onnx
+from testbed.instrument.cut.flow import CannotCut
+from testbed.models.config import FinalNorm, NormOrder, ViTConfig
+from testbed.models.vit import ViT
 from tests.support.suffix_lab import Lab, exported
 
 
@@ -75,3 +83,43 @@ def test_a_campaign_that_calls_the_living_dead_is_stopped(lab: Lab, monkeypatch:
     monkeypatch.setattr(evaluator.routes, "ways", lambda injections: broken)
     with pytest.raises(Disproved):
         list(evaluator.evaluate(injections))
+
+
+SHAPES: dict[str, Any] = {"image": 6, "patch": 2, "channels": 1, "width": 8, "classes": 3, "head_width": 4}
+
+
+@st.composite
+def configs(draw: st.DrawFn) -> ViTConfig:
+    """Small ViTs that are classified by one token, so that the last block leaves others unread."""
+    norms: NormOrder = draw(st.sampled_from(get_args(NormOrder)))
+    blocks = draw(st.integers(1, 3))
+    least = int(norms == "residual_post")
+    counts = [draw(st.lists(st.integers(least, 2), min_size=blocks, max_size=blocks)) for _ in range(2)]
+    final: FinalNorm = draw(st.sampled_from(get_args(FinalNorm)))
+    heads, mlp = tuple(counts[0]), tuple(8 * units for units in counts[1])
+    return ViTConfig(heads=heads, mlp=mlp, norm_order=norms, pooling="cls", final_norm=final, **SHAPES)
+
+
+@pytest.mark.parametrize("hostile", [False, True])
+@settings(
+    max_examples=4, deadline=None, phases=(Phase.explicit, Phase.generate), suppress_health_check=list(HealthCheck)
+)
+@given(configs(), st.integers(0, 2**16))
+def test_no_weights_make_a_proof_wrong(hostile: bool, config: ViTConfig, seed: int) -> None:
+    """Faults that are proven not to reach the output leave its bits alone on random models: also on weights that overflow,
+    vanish, are infinite or NaN, where every bound on numbers would be worthless."""
+    torch.set_num_threads(1)
+    torch.manual_seed(seed)
+    model = ViT(config).eval()
+    rng = np.random.default_rng(seed)
+    if hostile:
+        for weight in model.parameters():
+            chosen = torch.tensor(rng.random(weight.shape) < 0.02)
+            values = rng.choice([1e38, -1e38, 1e-45, np.inf, -np.inf, np.nan, 3e19], weight.shape)
+            weight.data[chosen] = torch.tensor(values, dtype=weight.dtype)[chosen]
+    try:
+        lab = Lab(plain_onnx(model, torch.zeros(2, 1, 6, 6), input_name="image").SerializeToString())
+    except CannotCut:  # of blocks without attention and MLP nothing is left to cut between
+        reject()
+    injections, dead = dead_of(lab, 600)
+    assert check_dead(injections, dead, lab.whole, lab.table, one_of=1) == len(dead)
