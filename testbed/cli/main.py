@@ -24,6 +24,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "testbed.cli.commands.machine.doctor:doctor",
         "Say which engines and kernels work here, and why others do not.",
     ),
+    "compat": (
+        "testbed.cli.commands.machine.compat:compat",
+        "Build models of other libraries and say what works on each.",
+    ),
     "data": ("testbed.cli.commands.machine.data:data", "List data sets and prepare them."),
     "import": ("testbed.cli.commands.model.import_:import_", "Import trained weights."),
     "export-weights": (

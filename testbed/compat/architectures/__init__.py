@@ -1,0 +1,1 @@
+"""Small models of every family, by the libraries' own constructors, and what their blocks hold."""
