@@ -20,14 +20,16 @@ def mac_count(config: ViTConfig) -> int:
 
     N tokens, P patches of p^2 C values, D width, d head width, H heads and M neurons of a block, K classes: P p^2 C D for
     the patches; per block 3 N D H d for q, k and v, 2 H N^2 d for scores and context, N H d D for the projection and
-    2 N D M for the MLP; D K for the head.
+    2 N D M for the MLP (3 N D M for a gated one); D K for the head, twice that where it reads two vectors or there are two.
     """
     n, d = config.tokens, config.width
-    total = config.grid**2 * config.patch**2 * config.channels * d + d * config.classes
+    total = config.grid**2 * config.patch**2 * config.channels * d + d * config.classes * (
+        1 + (config.distillation == "head" or config.head_inputs > d)
+    )
     for heads, neurons in zip(config.heads, config.mlp, strict=True):
         inner = heads * config.head_width
         # two maps of half the head's width for differential attention: scores cost the same, the maps are mixed before v
-        total += 4 * n * d * inner + 2 * n * n * inner + 2 * n * d * neurons
+        total += 4 * n * d * inner + 2 * n * n * inner + (2 + config.gated_mlp) * n * d * neurons
     return total
 
 

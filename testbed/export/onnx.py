@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from testbed.core.errors import TestbedError
 from testbed.core.folder.files import write_bytes
-from testbed.export.layout import TRANSPOSED, fold_transposes
+from testbed.export.layout import TRANSPOSED, drop_zero_biases, fold_transposes
 from testbed.models.vit import taps
 
 OPSET = 20  # the newest one that ONNX Runtime, OpenVINO and TensorRT all take
@@ -80,6 +80,7 @@ def plain_onnx(model: nn.Module, example: Tensor, *, input_name: str) -> ModelPr
     graph.output.append(values[output])
     graph.value_info.extend(v for v in intermediate if v.name not in {i.name for i in graph.value_info})
     _strip_prefix(proto)
+    drop_zero_biases(proto)
     transposed = fold_transposes(proto)
     onnx.helper.set_model_props(proto, {TRANSPOSED: json.dumps(sorted(transposed))})
     _assert_weights_survive(proto, model)

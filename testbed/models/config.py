@@ -14,7 +14,9 @@ from testbed.core.process.resources import require_memory
 from testbed.core.words.nearest import unknown
 
 NormOrder = Literal["pre", "post", "residual_post"]
-Pooling = Literal["cls", "mean", "mean_patches"]
+Pooling = Literal["cls", "mean", "mean_patches", "cls_and_mean"]
+PositionOn = Literal["tokens", "patches"]
+Distillation = Literal["none", "token", "head"]
 Patchify = Literal["linear", "conv"]
 Position = Literal["none", "1d", "2d", "sinusoidal", "sincos_2d"]
 AttentionKind = Literal["softmax", "differential"]
@@ -31,9 +33,12 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "final_norm": get_args(FinalNorm),
     "init": get_args(Init),
     "activation": get_args(Activation),
+    "position_on": get_args(PositionOn),
+    "distillation": get_args(Distillation),
 }
 # Left out of to_json() at their defaults, so that files written before they were added keep their hash.
-_ADDED = ("activation", "proj_bias")
+_ADDED = ("activation", "proj_bias", "registers", "distillation", "position_on", "patch_bias", "embed_norm")
+_ADDED += ("layer_scale", "qk_norm", "gated_mlp")
 _COUNTS = ("image", "patch", "channels", "width", "classes", "head_width")
 # Beyond any ViT that was published, by a factor of ten (ViT-22B: width 6144, 48 blocks, 48 heads, MLPs of 24,576).
 _MOST = {
@@ -45,8 +50,13 @@ _MOST = {
     "head_width": 1 << 16,
     "heads": 1024,
     "mlp": 1 << 18,
+    "registers": 1024,
 }
 MOST_BLOCKS = 512
+_FLAGS = (
+    *("cls_token", "patch_norm", "qkv_bias", "proj_bias"),
+    *("patch_bias", "embed_norm", "layer_scale", "qk_norm", "gated_mlp"),
+)
 
 
 @dataclass(frozen=True)
@@ -55,13 +65,20 @@ class ViTConfig:
 
     A block with 0 heads has no attention, one with ``mlp`` 0 has no MLP; both are legal.
     ``norm_order``: x + f(norm(x)), norm(x + f(x)), or x + norm(f(x)); the last has no blocks without attention or MLP.
-    ``pooling`` "mean" averages every token, CLS included (vit-pytorch); "mean_patches" leaves CLS out (timm).
+    ``pooling`` "mean" averages every token, CLS included (vit-pytorch); "mean_patches" the patches alone (timm);
+    "cls_and_mean" puts CLS beside the patches' mean, so that the head reads twice the width (DINOv2).
     ``final_norm`` says where the last LayerNorm sits: on the tokens, or on the pooled vector.
     ``dropout`` acts on the attention maps and on both branches' outputs, ``embed_dropout`` after the positions.
     ``activation`` acts between an MLP's two maps: "gelu" is exact, "gelu_tanh" its tanh approximation, "quick_gelu"
     x sigmoid(1.702 x) (Hendrycks & Gimpel 2016 give all three), "silu" x sigmoid(x).
     ``qkv_bias`` and ``proj_bias``: have attention's maps before and after the heads a bias?
     ``position`` "2d" is a learned row and a learned column, "sincos_2d" a fixed table of both; neither is for CLS.
+    ``position_on``: do "1d" positions have a row for every token, or for the patches alone?
+    ``registers`` tokens stand between CLS and the patches (Darcet et al. 2024); ``distillation`` "token" is one more,
+    before them, "head" one with a head of its own, and the logits are both heads' mean (DeiT, Touvron et al. 2021).
+    ``embed_norm``: a LayerNorm on the tokens before the first block (CLIP); ``patch_bias``: has the patch projection one?
+    ``layer_scale``: one learned factor per channel at both branches' ends; ``qk_norm``: LayerNorms on each head's q and k.
+    ``gated_mlp``: the activation acts on a third map, ``gate``, and multiplies the first (with "silu": SwiGLU).
     ``init`` is how CLS and learned positions start: N(0, 1), zeros, or a normal of deviation 0.02 truncated at +-2.
     """
 
@@ -88,6 +105,14 @@ class ViTConfig:
     init: Init = "normal"
     activation: Activation = "gelu"
     proj_bias: bool = True
+    registers: int = 0
+    distillation: Distillation = "none"
+    position_on: PositionOn = "tokens"
+    patch_bias: bool = True
+    embed_norm: bool = False
+    layer_scale: bool = False
+    qk_norm: bool = False
+    gated_mlp: bool = False
 
     def __post_init__(self) -> None:
         for name in ("heads", "mlp"):
@@ -105,7 +130,11 @@ class ViTConfig:
             if getattr(self, name) > _MOST[name]:
                 raise UsageError(f"model: {name} must be at most {_MOST[name]:,}: no ViT has more")
             object.__setattr__(self, name, int(getattr(self, name)))
-        for name in ("cls_token", "patch_norm", "qkv_bias", "proj_bias"):
+        if not _whole(self.registers) or not 0 <= self.registers <= _MOST["registers"]:
+            raise UsageError(
+                f"model: registers must be a whole number, 0 to {_MOST['registers']:,}, not {self.registers!r}"
+            )
+        for name in _FLAGS:
             if not isinstance(getattr(self, name), bool):
                 raise UsageError(f"model: {name} must be true or false, not {getattr(self, name)!r}")
         for name, allowed in _CHOICES.items():
@@ -119,8 +148,9 @@ class ViTConfig:
             raise UsageError(
                 "model: norm_order 'residual_post' needs attention and an MLP in every block; keep some of each"
             )
-        if self.pooling == "cls" and not self.cls_token:
-            raise UsageError("model: pooling 'cls' needs cls_token = true")
+        if self.pooling in ("cls", "cls_and_mean") and not self.cls_token:
+            raise UsageError(f"model: pooling {self.pooling!r} needs cls_token = true")
+        self._check_parts()
         if self.attention == "differential" and self.head_width % 2:
             raise UsageError(f"model: differential attention halves head_width, which is odd: {self.head_width}")
         if self.position == "sinusoidal" and self.width % 2:
@@ -131,6 +161,21 @@ class ViTConfig:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
                 raise UsageError(f"model: {name} must lie in [0, 1), not {value!r}")
+
+    def _check_parts(self) -> None:
+        """Raises UsageError for parts that do not go together."""
+        if self.distillation != "none" and not self.cls_token:
+            raise UsageError("model: distillation needs cls_token = true")
+        if self.distillation == "head" and (self.pooling != "cls" or self.final_norm == "pooled"):
+            raise UsageError("model: distillation 'head' needs pooling 'cls' and final_norm 'tokens' or 'none'")
+        if self.pooling == "cls_and_mean" and self.final_norm == "pooled":
+            raise UsageError("model: pooling 'cls_and_mean' needs final_norm 'tokens' or 'none'")
+        if self.layer_scale and self.norm_order != "pre":
+            raise UsageError("model: layer_scale needs norm_order 'pre'")
+        if self.qk_norm and self.attention != "softmax":
+            raise UsageError("model: qk_norm needs attention 'softmax'")
+        if self.position_on == "patches" and self.position != "1d":
+            raise UsageError("model: position_on 'patches' needs position '1d'")
 
     @property
     def depth(self) -> int:
@@ -144,15 +189,26 @@ class ViTConfig:
 
     @property
     def tokens(self) -> int:
-        """Tokens in the residual stream, CLS included."""
-        return self.grid**2 + int(self.cls_token)
+        """Tokens in the residual stream, those before the patches included."""
+        return self.grid**2 + self.prefix_tokens
+
+    @property
+    def prefix_tokens(self) -> int:
+        """Tokens before the patches: CLS, distillation, registers."""
+        return int(self.cls_token) + int(self.distillation != "none") + self.registers
+
+    @property
+    def head_inputs(self) -> int:
+        """Numbers that the head reads."""
+        return 2 * self.width if self.pooling == "cls_and_mean" else self.width
 
     @property
     def parameters(self) -> int:
         """Numbers in the matrices of its blocks, its embedding and its head; vectors and tables are not counted."""
         ends = self.channels * self.patch**2 + self.classes + (self.tokens if self.position == "1d" else 0)
+        maps = 2 + self.gated_mlp
         return self.width * (
-            ends + sum(4 * self.head_width * h + 2 * m for h, m in zip(self.heads, self.mlp, strict=True))
+            ends + sum(4 * self.head_width * h + maps * m for h, m in zip(self.heads, self.mlp, strict=True))
         )
 
     def check_memory(self, batch: int) -> None:

@@ -1,30 +1,23 @@
-"""One configurable Vision Transformer, meant to be read in one sitting.
+"""One configurable Vision Transformer, meant to be read in one sitting, after its attention and MLP (``branches``).
 
 Every tensor a fault can strike passes through a named ``Tap`` (the identity). A tap's ``site`` is the stable name that
 plans, reports and ONNX files use; parameter names equal weight-site names (``block.3.mlp.fc1.weight``).
 
-Shapes: B images, N tokens (CLS included), D width, H heads, d head width, K classes.
+Shapes: B images, N tokens (CLS included), D width, P patches, K classes.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from testbed.core.errors import UsageError
-from testbed.models.config import Activation, ViTConfig
+from testbed.models.branches import ACTIVATIONS, Attention, Mlp, Tap
+from testbed.models.config import ViTConfig
 
-
-class Tap(nn.Identity):
-    """The identity, under a site's name. Hook it to read, replace or export the tensor."""
-
-    def __init__(self, site: str) -> None:
-        super().__init__()
-        self.site = site
+__all__ = ["ACTIVATIONS", "Attention", "Block", "Mlp", "PatchEmbed", "Tap", "ViT", "sincos_2d", "sinusoidal", "taps"]
 
 
 class PatchEmbed(nn.Module):
@@ -36,7 +29,11 @@ class PatchEmbed(nn.Module):
         self.conv = c.patchify == "conv"
         flat = c.patch**2 * c.channels
         self.norm_in = nn.LayerNorm(flat, c.norm_eps) if c.patch_norm and not self.conv else nn.Identity()
-        self.proj = nn.Conv2d(c.channels, c.width, c.patch, c.patch) if self.conv else nn.Linear(flat, c.width)
+        self.proj = (
+            nn.Conv2d(c.channels, c.width, c.patch, c.patch, bias=c.patch_bias)
+            if self.conv
+            else nn.Linear(flat, c.width, bias=c.patch_bias)
+        )
         self.norm_out = nn.LayerNorm(c.width, c.norm_eps) if c.patch_norm else nn.Identity()
         self.out = Tap("patch_embed")
 
@@ -50,78 +47,6 @@ class PatchEmbed(nn.Module):
             x = images.reshape(-1, channels, g, p, g, p).permute(0, 2, 4, 3, 5, 1)
             x = self.proj(self.norm_in(x.reshape(-1, g * g, p * p * channels)))
         return self.out(self.norm_out(x))
-
-
-class Attention(nn.Module):
-    """(B, N, D) -> (B, N, D); the module whose first instance is the attention subnetwork.
-
-    Differential attention (Ye et al. 2024) halves q and k per head: A = softmax(q1 k1^T s) - lambda softmax(q2 k2^T s),
-    s = (d/2)^-1/2, lambda one learned scalar per block. Its 2H maps are laid out as H first maps, then H second maps.
-    """
-
-    def __init__(self, c: ViTConfig, index: int) -> None:
-        super().__init__()
-        site = f"block.{index}.attn"
-        self.heads, self.head_width = c.heads[index], c.head_width
-        self.differential = c.attention == "differential"
-        inner = self.heads * self.head_width
-        self.qkv = nn.Linear(c.width, 3 * inner, bias=c.qkv_bias)
-        self.proj = nn.Linear(inner, c.width, bias=c.proj_bias)
-        self.drop = nn.Dropout(c.dropout)
-        if self.differential:
-            self.mix = nn.Parameter(torch.tensor(0.8 - 0.6 * math.exp(-0.3 * index)))
-        self.q, self.k, self.v = Tap(f"{site}.q"), Tap(f"{site}.k"), Tap(f"{site}.v")
-        self.scores, self.softmax = Tap(f"{site}.scores"), Tap(f"{site}.softmax")
-        self.context, self.out = Tap(f"{site}.context"), Tap(f"{site}.proj")
-
-    def forward(self, x: Tensor) -> Tensor:
-        tokens = x.shape[1]
-        qkv = self.qkv(x).reshape(-1, tokens, 3, self.heads, self.head_width).permute(2, 0, 3, 1, 4)
-        q, k, v = self.q(qkv[0]), self.k(qkv[1]), self.v(qkv[2])  # each (B, H, N, d); unbind would export as a sequence
-        if self.differential:
-            q, k = self._halves(q), self._halves(k)  # (B, 2H, N, d/2)
-        scores = self.scores(q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5)
-        maps = self.softmax(scores.softmax(-1))  # (B, H or 2H, N, N)
-        if self.differential:
-            pair = maps.reshape(-1, 2, self.heads, tokens, tokens)
-            maps = pair.select(1, 0) - self.mix * pair.select(1, 1)
-        context = (self.drop(maps) @ v).transpose(1, 2).reshape(-1, tokens, self.heads * self.head_width)
-        return self.drop(self.out(self.proj(self.context(context))))
-
-    def _halves(self, x: Tensor) -> Tensor:
-        """(B, H, N, d) -> (B, 2H, N, d/2): the first halves of all heads, then the second halves."""
-        tokens, half = x.shape[2], self.head_width // 2
-        halves = x.reshape(-1, self.heads, tokens, 2, half).permute(0, 3, 1, 2, 4)
-        return halves.reshape(-1, 2 * self.heads, tokens, half)
-
-
-def _quick_gelu(x: Tensor) -> Tensor:
-    return x * torch.sigmoid(1.702 * x)
-
-
-ACTIVATIONS: Mapping[Activation, Callable[[Tensor], Tensor]] = {
-    "gelu": nn.functional.gelu,
-    "gelu_tanh": partial(nn.functional.gelu, approximate="tanh"),
-    "quick_gelu": _quick_gelu,
-    "relu": nn.functional.relu,
-    "silu": nn.functional.silu,
-}
-
-
-class Mlp(nn.Module):
-    """(B, N, D) -> (B, N, D). The activation's site is called ``gelu`` whichever function it is."""
-
-    def __init__(self, c: ViTConfig, index: int) -> None:
-        super().__init__()
-        site = f"block.{index}.mlp"
-        self.fc1 = nn.Linear(c.width, c.mlp[index])
-        self.fc2 = nn.Linear(c.mlp[index], c.width)
-        self.drop, self.activation = nn.Dropout(c.dropout), ACTIVATIONS[c.activation]
-        self.hidden, self.gelu, self.out = Tap(f"{site}.fc1"), Tap(f"{site}.gelu"), Tap(f"{site}.fc2")
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.drop(self.gelu(self.activation(self.hidden(self.fc1(x)))))
-        return self.drop(self.out(self.fc2(x)))
 
 
 class Block(nn.Module):
@@ -191,8 +116,13 @@ class ViT(nn.Module):
         self.patch_embed = PatchEmbed(c)
         if c.cls_token:
             self.cls_token = nn.Parameter(_initial(c, 1, 1, c.width))
+        if c.distillation != "none":
+            self.dist_token = nn.Parameter(_initial(c, 1, 1, c.width))
+        if c.registers:
+            self.registers = nn.Parameter(_initial(c, 1, c.registers, c.width))
         if c.position == "1d":
-            self.pos_embed = nn.Parameter(_initial(c, 1, c.tokens, c.width))
+            rows = c.tokens if c.position_on == "tokens" else c.grid**2
+            self.pos_embed = nn.Parameter(_initial(c, 1, rows, c.width))
         elif c.position == "2d":  # factorised: one table for rows, one for columns; CLS gets none
             self.pos_row = nn.Parameter(_initial(c, 1, c.grid, 1, c.width))
             self.pos_column = nn.Parameter(_initial(c, 1, 1, c.grid, c.width))
@@ -200,11 +130,18 @@ class ViT(nn.Module):
             self.register_buffer("pos_table", sinusoidal(c.tokens, c.width)[None], persistent=False)
         elif c.position == "sincos_2d":
             self.register_buffer("pos_table", sincos_2d(c.grid, c.width)[None], persistent=False)
-        self.embed_drop, self.embed = nn.Dropout(c.embed_dropout), Tap("embed")
+        self.embed_drop = nn.Dropout(c.embed_dropout)
+        if c.embed_norm:
+            self.embed_norm = nn.LayerNorm(c.width, c.norm_eps)
+        self.embed = Tap("embed")
         self.block = nn.ModuleList(Block(c, i) for i in range(c.depth))
         self.norm = nn.LayerNorm(c.width, c.norm_eps) if c.final_norm != "none" else nn.Identity()
         self.norm_out = Tap("norm") if c.final_norm != "none" else nn.Identity()
-        self.head, self.logits = nn.Linear(c.width, c.classes), Tap("head")
+        self.head = nn.Linear(c.head_inputs, c.classes)
+        if c.distillation == "head":
+            self.head_dist = nn.Linear(c.width, c.classes)
+            self.head_out, self.head_dist_out = Tap("head_cls"), Tap("head_dist")
+        self.logits = Tap("head")
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.embedded(images)
@@ -213,25 +150,38 @@ class ViT(nn.Module):
         return self.classified(x)
 
     def embedded(self, images: Tensor) -> Tensor:
-        """(B, C, S, S) -> (B, N, D): patches, CLS, positions."""
+        """(B, C, S, S) -> (B, N, D): patches, the tokens before them (CLS, distillation, registers), positions, norm."""
         x = self.patch_embed(images)
         if self.config.position == "2d":
             x = x + (self.pos_row + self.pos_column).flatten(1, 2)
         elif self.config.position == "sincos_2d":
             x = x + self.pos_table
-        if self.config.cls_token:
-            x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], dim=1)
-        if self.config.position == "1d":
+        on_patches = self.config.position_on == "patches"
+        if self.config.position == "1d" and on_patches:
+            x = x + self.pos_embed
+        if before := self._tokens_before():
+            x = torch.cat([*(token.expand(x.shape[0], -1, -1) for token in before), x], dim=1)
+        if self.config.position == "1d" and not on_patches:
             x = x + self.pos_embed
         elif self.config.position == "sinusoidal":
             x = x + self.pos_table
-        return self.embed(self.embed_drop(x))
+        x = self.embed_drop(x)
+        return self.embed(self.embed_norm(x) if self.config.embed_norm else x)
+
+    def _tokens_before(self) -> list[Tensor]:
+        """Each (1, n, D)."""
+        c = self.config
+        tokens = {"cls_token": c.cls_token, "dist_token": c.distillation != "none", "registers": c.registers > 0}
+        return [getattr(self, name) for name, there in tokens.items() if there]
 
     def classified(self, x: Tensor) -> Tensor:
-        """(B, N, D) -> (B, K): final norm, pooling, head."""
+        """(B, N, D) -> (B, K): final norm, pooling, head; of two heads the mean."""
         where = self.config.final_norm
         if where == "tokens":
             x = self.norm_out(self.norm(x))
+        if self.config.distillation == "head":
+            of_cls = self.head_out(self.head(x.select(1, 0)))
+            return self.logits((of_cls + self.head_dist_out(self.head_dist(x.select(1, 1)))) / 2)
         x = self._pooled(x)
         if where == "pooled":
             x = self.norm_out(self.norm(x))
@@ -240,9 +190,10 @@ class ViT(nn.Module):
     def _pooled(self, x: Tensor) -> Tensor:
         if self.config.pooling == "cls":
             return x.select(1, 0)
-        if self.config.pooling == "mean_patches" and self.config.cls_token:
-            x = x[:, 1:]
-        return x.mean(1)
+        patches = x[:, self.config.prefix_tokens :] if self.config.prefix_tokens else x
+        if self.config.pooling == "cls_and_mean":
+            return torch.cat([x.select(1, 0), patches.mean(1)], dim=-1)
+        return (x if self.config.pooling == "mean" else patches).mean(1)
 
 
 def taps(model: nn.Module) -> dict[str, Tap]:

@@ -60,6 +60,11 @@ def _cut_attention(old: Attention, new: Attention, heads: tuple[int, ...]) -> No
     rows = torch.cat([part * inner + columns for part in range(3)])  # q, k and v, one after the other
     _copy(old.qkv, new.qkv, rows=rows)
     _copy(old.proj, new.proj, columns=columns)
+    if old.qk_norm:
+        new.q_norm.load_state_dict(old.q_norm.state_dict())
+        new.k_norm.load_state_dict(old.k_norm.state_dict())
+    if old.layer_scale:
+        new.layerscale.copy_(old.layerscale)
     if old.differential:
         new.mix.copy_(old.mix)
 
@@ -67,6 +72,10 @@ def _cut_attention(old: Attention, new: Attention, heads: tuple[int, ...]) -> No
 def _cut_mlp(old: Mlp, new: Mlp, neurons: tuple[int, ...]) -> None:
     chosen = torch.tensor(neurons)
     _copy(old.fc1, new.fc1, rows=chosen)
+    if old.is_gated:
+        _copy(old.gate, new.gate, rows=chosen)
+    if old.layer_scale:
+        new.layerscale.copy_(old.layerscale)
     _copy(old.fc2, new.fc2, columns=chosen)
 
 
@@ -90,7 +99,7 @@ def masked(model: ViT, kept: KeptComponents) -> Iterator[ViT]:
             if not kept.heads[number]:
                 handles.append(_silence(block.attn.out, None))
         if block.has_mlp:
-            handles.append(_silence(block.mlp.gelu, torch.tensor(kept.neurons[number], dtype=torch.long)))
+            handles.append(_silence(block.mlp.neurons, torch.tensor(kept.neurons[number], dtype=torch.long)))
             if not kept.neurons[number]:
                 handles.append(_silence(block.mlp.out, None))
     try:

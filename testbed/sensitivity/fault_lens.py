@@ -197,9 +197,7 @@ def _read_by_head(model: ViT, state: Tensor) -> Tensor:
     config = model.config
     if config.pooling == "cls":
         return state[0, 0]
-    if config.pooling == "mean_patches" and config.cls_token:
-        return state[0, 1:].mean(0)
-    return state[0].mean(0)
+    return state[0, 0 if config.pooling == "mean" else config.prefix_tokens :].mean(0)
 
 
 def _relative(golden: Tensor, faulty: Tensor) -> float | None:

@@ -42,10 +42,13 @@ class Rollout:
 def query_weights(config: ViTConfig) -> Tensor:
     """(N,) how the tokens are pooled: 1 at CLS, or equal shares of those that the mean is taken over."""
     weights = torch.zeros(config.tokens)
+    if config.distillation == "head":
+        weights[:2] = 0.5
+        return weights
     if config.pooling == "cls":
         weights[0] = 1
         return weights
-    weights[int(config.pooling == "mean_patches" and config.cls_token) :] = 1
+    weights[0 if config.pooling == "mean" else config.prefix_tokens :] = 1
     return weights / weights.sum()
 
 
@@ -55,4 +58,4 @@ def patch_relevance(rollout: Tensor, config: ViTConfig) -> Tensor:
     rollout: (B, N, N).
     """
     rows = torch.einsum("n,bnm->bm", query_weights(config).to(rollout), rollout)
-    return rows[:, int(config.cls_token) :]
+    return rows[:, config.prefix_tokens :]

@@ -33,6 +33,9 @@ BASE: dict[str, Any] = {
         {"patchify": "conv", "pooling": "mean"},
         {"cls_token": False, "pooling": "mean"},
         {"attention": "differential", "qkv_bias": True},
+        {"gated_mlp": True, "layer_scale": True, "registers": 3},
+        {"distillation": "head", "final_norm": "tokens"},
+        {"pooling": "cls_and_mean", "final_norm": "tokens"},
     ],
 )
 def test_macs_are_what_the_library_counts(changes: dict[str, Any]) -> None:

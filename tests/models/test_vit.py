@@ -20,6 +20,10 @@ VARIANTS = [
     {"pooling": "mean_patches", "position": "sinusoidal", "patch_norm": True},
     {"pooling": "mean", "cls_token": False, "position": "sincos_2d", "proj_bias": False},
     {"norm_order": "residual_post"},
+    {"layer_scale": True, "gated_mlp": True, "activation": "silu", "qk_norm": True, "registers": 2},
+    {"distillation": "head", "final_norm": "tokens", "embed_norm": True, "registers": 1},
+    {"distillation": "token", "position_on": "patches", "patch_bias": False, "patchify": "conv"},
+    {"pooling": "cls_and_mean", "final_norm": "none", "registers": 2},
     {"pooling": "mean", "cls_token": False, "position": "none", "patchify": "conv", "patch_norm": True},
 ]
 

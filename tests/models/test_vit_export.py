@@ -48,6 +48,16 @@ VARIANTS: dict[str, dict[str, Any]] = {
     },
     "unequal and empty blocks": {"heads": (1, 0, 3), "mlp": (5, 9, 0), "norm_order": "post"},
     **{name: {"activation": name} for name in ("gelu_tanh", "quick_gelu")},
+    "layer scale, normed queries and keys": {"layer_scale": True, "qk_norm": True},
+    "gated MLP": {"gated_mlp": True, "activation": "silu"},
+    "registers, positions on patches, CLS alone": {"registers": 3, "position_on": "patches"},
+    "distilled, two heads": {"distillation": "head", "final_norm": "tokens"},
+    "a distillation token read by nothing, norm before the blocks, no patch bias": {
+        "distillation": "token",
+        "embed_norm": True,
+        "patch_bias": False,
+        "patchify": "conv",
+    },
 }
 
 

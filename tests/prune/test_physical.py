@@ -40,6 +40,9 @@ VARIANTS: list[dict[str, Any]] = [
     {"norm_order": "post", "final_norm": "none"},
     {"attention": "differential", "qkv_bias": True},
     {"pooling": "mean", "patchify": "conv", "qkv_bias": True, "final_norm": "tokens"},
+    {"layer_scale": True, "gated_mlp": True, "activation": "silu", "qk_norm": True, "registers": 2},
+    {"distillation": "head", "final_norm": "tokens", "embed_norm": True, "patch_bias": False},
+    {"pooling": "cls_and_mean", "final_norm": "tokens"},
 ]
 
 

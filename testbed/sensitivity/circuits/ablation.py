@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from testbed.core.errors import UsageError
 from testbed.core.words.nearest import unknown
+from testbed.models.config import ViTConfig
 from testbed.models.vit import Block, Tap, ViT, taps
 from testbed.sensitivity.circuits.analysis_set import AnalysisSet, Corruption
 from testbed.sensitivity.circuits.components import KeptComponents
@@ -97,13 +98,18 @@ def ablated(model: ViT, kept: KeptComponents, replaced: Replacements, rows: slic
             handles += _gone(block.attn.out, columns, replaced)
         if block.has_mlp and len(kept.neurons[number]) < block.mlp.fc1.out_features:
             neurons = list(kept.neurons[number])
-            handles.append(_replace(block.mlp.gelu, neurons, replaced, rows))
+            handles.append(_replace(block.mlp.neurons, neurons, replaced, rows))
             handles += _gone(block.mlp.out, neurons, replaced)
     try:
         yield
     finally:
         for handle in handles:
             handle.remove()
+
+
+def written(config: ViTConfig) -> tuple[str, str]:
+    """How the sites end that a branch's last map reads: of heads, of neurons."""
+    return ".attn.context", ".mlp.gated" if config.gated_mlp else ".mlp.gelu"
 
 
 def _replace(tap: Tap, kept: list[int], replaced: Replacements, rows: slice) -> torch.utils.hooks.RemovableHandle:
@@ -124,7 +130,7 @@ def _gone(out: Tap, kept: list[int], replaced: Replacements) -> list[torch.utils
 
 def _recorded(model: ViT, images: AnalysisSet, order: Tensor | None = None) -> dict[str, Tensor]:
     """Contexts and activations (n, N, C) of the images, or of the images in ``order``."""
-    sites = [tap for site, tap in taps(model).items() if site.endswith((".attn.context", ".mlp.gelu"))]
+    sites = [tap for site, tap in taps(model).items() if site.endswith(written(model.config))]
     seen: dict[str, list[Tensor]] = {tap.site: [] for tap in sites}
 
     def note(tap: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:

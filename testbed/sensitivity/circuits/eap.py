@@ -8,8 +8,8 @@ A component's score is the sum over the edges that leave it; its size, ``|s|``, 
 
 Nodes: the embedding, heads, and runs of MLP neurons; readers: heads, runs of neurons, and the output. A reader's gradient is
 that of the loss through it alone: back from its q, k, v (or hidden) values through its own rows of the weights and through
-the LayerNorm. Edges need a residual stream that is a sum (pre-norm); a post-norm model has node scores only, from the
-gradient at the node's own output, which is what the edges sum up to in a pre-norm model.
+the LayerNorm. Edges need a residual stream that is a sum (pre-norm) and queries and keys without norms of their own; other
+models have node scores only, from the gradient at the node's own output, which is what the edges sum up to in a pre-norm model.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from testbed.core.errors import UsageError
 from testbed.core.words.nearest import unknown
 from testbed.models.vit import Block, Tap, ViT, taps
+from testbed.sensitivity.circuits.ablation import written
 from testbed.sensitivity.circuits.analysis_set import AnalysisSet, Corruption
 from testbed.sensitivity.circuits.components import Component
 
@@ -72,7 +73,7 @@ def eap(
     model.eval()
     other = images.corrupted(corrupt, seed, snr_db)
     against = images.labels[images.partners(seed)] if corrupt == "other_class" else images.labels
-    total = _Scores(model, parts, edges and model.config.norm_order == "pre")
+    total = _Scores(model, parts, edges and model.config.norm_order == "pre" and not model.config.qk_norm)
     for rows in images.batches():
         clean, bad = images.images[rows], other[rows]
         with torch.no_grad():
@@ -134,8 +135,7 @@ class _Objective:
 # ---- values and gradients
 
 
-_READ = (".attn.q", ".attn.k", ".attn.v", ".mlp.fc1")
-_WRITTEN = (".attn.context", ".mlp.gelu")
+_READ = (".attn.q", ".attn.k", ".attn.v", ".mlp.fc1", ".mlp.gate")
 
 
 @contextmanager
@@ -159,7 +159,7 @@ def _changes(model: ViT, clean: Tensor, bad: Tensor) -> dict[str, Tensor]:
     """What each written site, and the embedding, would change by: corrupt minus clean."""
     values = []
     for images in (clean, bad):
-        with torch.no_grad(), _noting(model, (*_WRITTEN, EMBED), keep_graph=False) as seen:
+        with torch.no_grad(), _noting(model, (*written(model.config), EMBED), keep_graph=False) as seen:
             model(images)
         values.append(seen)
     return {site: values[1][site] - value for site, value in values[0].items() if site != "patch_embed"}
@@ -180,10 +180,10 @@ class _Scores:
     def add(self, images: Tensor, changes: dict[str, Tensor], objective: _Objective, weight: float) -> None:
         model = self._model
         last = _last_residual(model)
-        suffixes = (*_WRITTEN, *_READ, ".attn.residual", ".mlp.residual", EMBED)
+        suffixes = (*written(model.config), *_READ, ".attn.residual", ".mlp.residual", EMBED)
         with torch.enable_grad(), _noting(model, suffixes, keep_graph=True) as seen:
             value = objective(model(images.clone().requires_grad_(True)))
-            wanted = [site for site in seen if site.endswith((*_WRITTEN, *_READ)) or site == last]
+            wanted = [site for site in seen if site.endswith((*written(model.config), *_READ)) or site == last]
             grads = dict(zip(wanted, torch.autograd.grad(value, [seen[site] for site in wanted]), strict=True))
         for number, part in enumerate(self._parts):
             site, columns = _written_at(model, part)
@@ -255,14 +255,14 @@ def _written_at(model: ViT, part: Component) -> tuple[str, list[int]]:
         width = _block(model, part).attn.head_width
         columns = [c for head in part.heads for c in range(head * width, (head + 1) * width)]
         return f"block.{part.block}.attn.context", columns
-    return f"block.{part.block}.mlp.gelu", list(part.neurons)
+    return f"block.{part.block}{written(model.config)[1]}", list(part.neurons)
 
 
 def _contribution(model: ViT, part: Component, changes: dict[str, Tensor]) -> Tensor:
     """(B, N, D): by how much the component would change the stream."""
     block = _block(model, part)
     site, columns = _written_at(model, part)
-    weight = block.attn.proj.weight if part.kind == "head" else block.mlp.fc2.weight
+    weight = block.attn.output_weight if part.kind == "head" else block.mlp.output_weight
     return changes[site][..., columns] @ weight.detach()[:, columns].T
 
 
@@ -278,7 +278,8 @@ def _reading(model: ViT, part: Component, streams: dict[str, Tensor], grads: dic
         stream, norm = _before(model, part.block, "attn", streams), block.norm1
     else:
         columns = list(part.neurons)
-        normed = grads[f"{site}.mlp.fc1"][..., columns] @ block.mlp.fc1.weight.detach()[columns]
+        maps = [("fc1", block.mlp.fc1), *([("gate", block.mlp.gate)] if block.mlp.is_gated else [])]
+        normed = sum(grads[f"{site}.mlp.{name}"][..., columns] @ fc.weight.detach()[columns] for name, fc in maps)
         stream, norm = _before(model, part.block, "mlp", streams), block.norm2
     assert isinstance(normed, Tensor)
     with torch.enable_grad():

@@ -91,9 +91,9 @@ def branch_values(model: ViT) -> Iterator[tuple[int, Branch, Tensor]]:
     for index, block in enumerate(model.block):
         assert isinstance(block, Block)
         if block.has_attention:
-            yield index, "attention", block.attn.proj.weight.detach()
+            yield index, "attention", block.attn.output_weight.detach()
         if block.has_mlp:
-            yield index, "mlp", block.mlp.fc2.weight.detach()
+            yield index, "mlp", block.mlp.output_weight.detach()
 
 
 def class_value_cosines(embeddings: Tensor, values: Tensor) -> Float64s:

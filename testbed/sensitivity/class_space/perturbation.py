@@ -59,7 +59,7 @@ class SelfOnly(NoPerturbation):
     """Image tokens attend to themselves alone. Of differential attention the first map is, and the second is zero."""
 
     def edits(self, model: ViT, batch: TokenBatch) -> Mapping[str, Edit]:
-        queries = int(model.config.cls_token)  # the first row that is changed
+        queries = model.config.prefix_tokens  # the first row that is changed
 
         def cut(maps: Tensor) -> Tensor:
             identity = torch.eye(maps.shape[-1], device=maps.device, dtype=maps.dtype)

@@ -121,7 +121,7 @@ def probe_positions(
 
 
 def _sampled_positions(config: ViTConfig, seed: int) -> list[ProbePosition]:
-    first = int(config.cls_token)
+    first = config.prefix_tokens
     fitting = MOST_PASSES * _probes_at_once(config) // len(probed_states(config))
     drawn = np.random.default_rng(seed).permutation(np.arange(first, config.tokens))[: max(0, fitting - first - 1)]
     return [*range(first), "pooled", *(int(position) for position in np.sort(drawn))]

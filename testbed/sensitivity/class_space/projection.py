@@ -35,6 +35,13 @@ class ClassProjection:
                 f"the model's head is {type(head).__name__}, not one linear layer: hidden states have no classes;"
                 " use a model with a linear head"
             )
+        if model.config.distillation == "head" or head.in_features != model.config.width:
+            what = (
+                "two heads" if model.config.distillation == "head" else "a head that reads CLS beside the patches' mean"
+            )
+            raise UsageError(
+                f"the model has {what}: a token's hidden state alone has no classes; use a model with one head"
+            )
         if head.out_features < 2:
             raise UsageError("the model has one class: there is nothing to tell it from; use a model of two or more")
         return cls(model.norm, head)

@@ -111,6 +111,9 @@ class StateRecorder:
         normed = block.order == "residual_post"
         site = f"block.{index}"
         attention, mlp = ("norm1", "norm2") if normed else ("attn.proj", "mlp.fc2")
+        if self.model.config.layer_scale:
+            attention, mlp = "attn.scaled", "mlp.scaled"
+        hidden = "gated" if self.model.config.gated_mlp else "gelu"
         seen = self._seen.get
         states = BlockStates(
             index,
@@ -118,13 +121,20 @@ class StateRecorder:
             softmax_maps=seen(f"{site}.attn.softmax"),
             context=seen(f"{site}.attn.context"),
             attention_out=seen(f"{site}.{attention}") if block.has_attention else None,
-            mlp_hidden=seen(f"{site}.mlp.gelu"),
+            mlp_hidden=seen(f"{site}.mlp.{hidden}"),
             mlp_out=seen(f"{site}.{mlp}") if block.has_mlp else None,
             residual_out=out,
             mix=block.attn.mix if block.has_attention and block.attn.differential else None,
         )
         self._seen.clear()
         return states
+
+
+_STATES = (
+    *(".attn.softmax", ".attn.context", ".attn.proj", ".attn.scaled"),
+    *(".mlp.gelu", ".mlp.gated", ".mlp.fc2", ".mlp.scaled"),
+    *(".norm1", ".norm2"),
+)
 
 
 @contextmanager
@@ -153,7 +163,7 @@ def recorded(model: ViT, edits: Mapping[str, Edit] | None = None) -> Iterator[St
 
 
 def _is_state(site: str) -> bool:
-    return site.endswith((".attn.softmax", ".attn.context", ".attn.proj", ".mlp.gelu", ".mlp.fc2", ".norm1", ".norm2"))
+    return site.endswith(_STATES)
 
 
 def _replacing(edit: Edit) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:

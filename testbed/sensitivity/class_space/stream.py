@@ -89,9 +89,12 @@ def token_kinds(config: ViTConfig, images: int, device: torch.device) -> dict[To
     """Which of the N tokens are CLS (where there is one) and which are of the image: (images, N) each."""
     cls = torch.zeros(images, config.tokens, dtype=torch.bool, device=device)
     if not config.cls_token:
+        cls[:, : config.prefix_tokens] = True
         return {"image": ~cls}
     cls[:, 0] = True
-    return {"cls": cls, "image": ~cls}
+    others = cls.clone()
+    others[:, : config.prefix_tokens] = True
+    return {"cls": cls, "image": ~others}
 
 
 def _mask_kinds(image: Tensor, on_object: Tensor) -> dict[TokenKind, Tensor]:
@@ -137,8 +140,8 @@ def classify_kept(model: ViT, tokens: Tensor, kept: Tensor) -> Tensor:
         return model.classified(tokens)
     if config.final_norm == "tokens":
         tokens = model.norm(tokens)
-    if config.pooling == "mean_patches" and config.cls_token:
-        tokens, kept = tokens[:, 1:], kept[:, 1:]
+    if config.pooling == "mean_patches":
+        tokens, kept = tokens[:, config.prefix_tokens :], kept[:, config.prefix_tokens :]
     weights = kept.to(tokens.dtype)[..., None]
     pooled = (tokens * weights).sum(1) / weights.sum(1)
     if config.final_norm == "pooled":

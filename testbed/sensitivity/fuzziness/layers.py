@@ -139,7 +139,7 @@ def _pooled(model: ViT, tokens: Tensor) -> Tensor:
     c = model.config
     if c.pooling == "cls":
         return tokens[:, 0]
-    return (tokens[:, 1:] if c.pooling == "mean_patches" and c.cls_token else tokens).mean(1)
+    return tokens[:, 0 if c.pooling == "mean" else c.prefix_tokens :].mean(1)
 
 
 def _scored(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> tuple[int, float]:

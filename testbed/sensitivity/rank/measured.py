@@ -25,7 +25,7 @@ from testbed.models.config import ViTConfig
 from testbed.sensitivity.circuits.components import Component
 
 _BY_HEAD = ("attn.q", "attn.k", "attn.v", "attn.scores", "attn.softmax")  # (heads, ...)
-_HIDDEN = ("mlp.fc1", "mlp.gelu")  # (tokens, neurons)
+_HIDDEN = ("mlp.fc1", "mlp.gelu", "mlp.gate", "mlp.gated")  # (tokens, neurons)
 _COLUMNS = ["fault_id", "site", "index", "bit_class", "stratum", "image_id", "outcome"]
 
 

@@ -110,9 +110,12 @@ def test_edges_are_the_finite_differences_of_the_patched_loss(
         assert score == pytest.approx(slope, abs=1e-6, rel=1e-4), (source, reader)
 
 
-def test_a_nodes_score_is_the_sum_of_its_edges(make_model: Callable[..., ViT], analysis: AnalysisSet) -> None:
+@pytest.mark.parametrize("changes", [{}, {"layer_scale": True, "gated_mlp": True, "activation": "silu"}])
+def test_a_nodes_score_is_the_sum_of_its_edges(
+    make_model: Callable[..., ViT], analysis: AnalysisSet, changes: dict[str, Any]
+) -> None:
     """Two roads to one number: the gradient at the node's own output, and the readers' gradients one by one."""
-    model = make_model(depth=3)
+    model = make_model(depth=3, **changes)
     found = eap(model, analysis, components(model.config, ["head", "chunk"], chunks=3))
     for name, score in found.nodes.items():
         assert score == pytest.approx(sum(s for (source, _), s in found.edges.items() if source == name), abs=1e-5)

@@ -15,6 +15,7 @@ VARIANTS: list[dict[str, Any]] = [
     {"pooling": "mean", "cls_token": False, "final_norm": "tokens"},
     {"attention": "differential"},
     {"dropout": 0.5},
+    {"layer_scale": True, "gated_mlp": True, "activation": "silu", "qk_norm": True, "registers": 2},
 ]
 
 

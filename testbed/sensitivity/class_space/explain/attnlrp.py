@@ -6,7 +6,8 @@ changed so that this product is relevance (Achtibat et al., "AttnLRP", ICML 2024
 linear maps       the epsilon rule with epsilon 0, which is the gradient itself
 normalisation     the standard deviation counts as a constant (identity rule)
 activation        f(x) = x (f(x) / x), with the ratio as a constant (identity rule)
-products          of queries and keys, and of attention and values, pass half to each factor (uniform rule)
+products          of queries and keys, of attention and values, and in a gated MLP, pass half to each factor (uniform
+                  rule)
 softmax           its first-order (Taylor) rule, which is the gradient itself
 
 What a bias contributes is relevance of no token, as there. The differential map's lambda counts as a constant.
@@ -34,7 +35,7 @@ stream's."""
 
 def attnlrp_relevance(model: ViT, images: Tensor, classes: Tensor) -> Tensor:
     """(B, T) relevance of each image token for the class's logit, positions included."""
-    return token_relevance(model, images, classes)[:, int(model.config.cls_token) :]
+    return token_relevance(model, images, classes)[:, model.config.prefix_tokens :]
 
 
 def token_relevance(model: ViT, images: Tensor, classes: Tensor) -> Tensor:
@@ -76,9 +77,12 @@ def _rules(model: ViT) -> Mapping[str, Edit]:
             for factor in ("q", "k", "v", "softmax"):
                 edits[f"block.{index}.attn.{factor}"] = half_gradient
         if width:
-            ratio = _ActivationRule()
-            edits[f"block.{index}.mlp.fc1"] = ratio.before
-            edits[f"block.{index}.mlp.gelu"] = ratio.after
+            ratio, mlp = _ActivationRule(), f"block.{index}.mlp"
+            edits[f"{mlp}.gate" if model.config.gated_mlp else f"{mlp}.fc1"] = ratio.before
+            edits[f"{mlp}.gelu"] = ratio.after
+            if model.config.gated_mlp:  # a product of two, which pass half each
+                edits[f"{mlp}.fc1"] = half_gradient
+                edits[f"{mlp}.gelu"] = ratio.after_in_product
     return edits
 
 
@@ -100,6 +104,9 @@ class _ActivationRule:
         ratio = torch.where(x == 0, torch.zeros_like(x), output / safe).detach()
         del self.x
         return x * ratio
+
+    def after_in_product(self, output: Tensor) -> Tensor:
+        return half_gradient(self.after(output))
 
 
 @contextmanager

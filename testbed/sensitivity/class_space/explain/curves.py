@@ -108,12 +108,13 @@ class _CurveTally:
 
 def _hits(model: ViT, tokens: Tensor, labels: Tensor, relevance: Tensor, order: DroppingOrder) -> Float64s:
     """(B, levels) is the image still classified correctly?"""
-    first = int(model.config.cls_token)
+    first = model.config.prefix_tokens
     hits = []
     with recorded(model) as recorder, torch.no_grad():
         for share in DROPPED:
             left = tokens_left(relevance, order, share) + first
-            kept = torch.cat([left.new_zeros(len(left), first), left], dim=1)
+            before = torch.arange(first, device=left.device).expand(len(left), first)
+            kept = torch.cat([before, left], dim=1)
             chosen = tokens.gather(1, kept[..., None].expand(-1, -1, tokens.shape[2]))
             logits = recorder.classify(recorder.run(chosen))
             hits.append((logits.argmax(-1) == labels).double())

@@ -65,7 +65,7 @@ def projection_gradient(model: ViT, images: Tensor, classes: Tensor) -> Tensor:
                 gradient = gradient[:, : gradient.shape[1] // 2]
             total += gradient.sum((1, 2))  # of other queries it is 0
     _check_attention(model)
-    return total[:, int(model.config.cls_token) :].detach()
+    return total[:, model.config.prefix_tokens :].detach()
 
 
 def attention_rollout(model: ViT, images: Tensor) -> Tensor:

@@ -77,7 +77,7 @@ def branches(model: ViT, states: BlockStates) -> Iterator[BranchStates]:
         attention = BranchStates(
             (states.index, True),
             states.context.detach(),
-            block.attn.proj.weight.detach(),
+            block.attn.output_weight.detach(),
             states.attention_out.detach(),
             stream.detach(),
             _scale(norm, block.attn.proj, states.context),
@@ -92,7 +92,7 @@ def branches(model: ViT, states: BlockStates) -> Iterator[BranchStates]:
         yield BranchStates(
             (states.index, False),
             states.mlp_hidden.detach(),
-            block.mlp.fc2.weight.detach(),
+            block.mlp.output_weight.detach(),
             states.mlp_out.detach(),
             stream.detach(),
             _scale(norm, block.mlp.fc2, states.mlp_hidden),

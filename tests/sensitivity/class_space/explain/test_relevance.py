@@ -205,7 +205,13 @@ def test_attnlrp_conserves_the_logit_where_nothing_takes_a_part(make_model):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"attention": "differential"}, {"norm_order": "post"}, {"norm_order": "residual_post"}]
+    "changes",
+    [
+        {"attention": "differential"},
+        {"norm_order": "post"},
+        {"norm_order": "residual_post"},
+        {"layer_scale": True, "gated_mlp": True, "activation": "silu", "qk_norm": True, "registers": 2},
+    ],
 )
 def test_every_method_explains_every_kind_of_model(make_model, changes):
     model = make_model(**changes)

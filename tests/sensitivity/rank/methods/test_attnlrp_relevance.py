@@ -76,7 +76,9 @@ def detached(model: ViT, site: str) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("block", [0, 1])
-@pytest.mark.parametrize("changes", [{}, {"attention": "differential"}, {"pooling": "mean"}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"attention": "differential"}, {"pooling": "mean"}, {"layer_scale": True, "registers": 2}]
+)
 def test_it_is_what_the_explanation_loses_without_it(
     make_model: Callable[..., ViT], scored: ScoredImages, changes: dict[str, str], block: int
 ) -> None:

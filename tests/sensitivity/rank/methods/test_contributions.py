@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -15,12 +16,18 @@ from testbed.sensitivity.rank.methods.contributions import belongs, branches, co
 from tests.support.site_tensors import site_tensors
 
 
+GATED = {"layer_scale": True, "gated_mlp": True, "activation": "silu", "qk_norm": True, "registers": 2}
+
+
+@pytest.mark.parametrize("more", [{}, GATED], ids=["plain", "gated and scaled"])
 @pytest.mark.parametrize("norm_order", ["pre", "post", "residual_post"])
 @pytest.mark.parametrize("attention", ["softmax", "differential"])
 def test_shares_and_bias_are_the_branchs_output_and_sum_to_the_stream_behind(
-    make_model: Callable[..., ViT], scored: ScoredImages, norm_order: str, attention: str
+    make_model: Callable[..., ViT], scored: ScoredImages, norm_order: str, attention: str, more: dict[str, Any]
 ) -> None:
-    model = make_model(norm_order=norm_order, attention=attention).double()
+    if more and (norm_order, attention) != ("pre", "softmax"):
+        pytest.skip("no such model")
+    model = make_model(norm_order=norm_order, attention=attention, **more).double()
     images = scored.analysis.images.double()
     seen = site_tensors(model, images)
     parts = components(model.config, ["head", "neuron"])
@@ -31,6 +38,8 @@ def test_shares_and_bias_are_the_branchs_output_and_sum_to_the_stream_behind(
                 site = f"block.{states.index}"
                 block = model.get_submodule(site)
                 output_bias = block.get_parameter("attn.proj.bias" if name == "attn" else "mlp.fc2.bias")
+                if more:
+                    output_bias = output_bias * block.get_parameter(f"{name}.layerscale")
                 bias = output_bias if norm_order != "residual_post" else block.get_parameter(f"{norm}.bias")
                 shares = [branch.share(columns_of(model, part)) for part in parts if belongs(part, branch)]
                 if norm_order == "residual_post":  # the output's bias goes through the norm, too
