@@ -23,6 +23,7 @@ AttentionKind = Literal["softmax", "differential"]
 FinalNorm = Literal["none", "tokens", "pooled"]
 Init = Literal["normal", "zero", "trunc"]
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "relu", "silu"]
+ACTIVATION_NAMES: tuple[Activation, ...] = get_args(Activation)
 
 _CHOICES: dict[str, tuple[str, ...]] = {
     "norm_order": get_args(NormOrder),
@@ -32,13 +33,15 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "attention": get_args(AttentionKind),
     "final_norm": get_args(FinalNorm),
     "init": get_args(Init),
-    "activation": get_args(Activation),
+    "activation": ACTIVATION_NAMES,
     "position_on": get_args(PositionOn),
     "distillation": get_args(Distillation),
 }
 # Left out of to_json() at their defaults, so that files written before they were added keep their hash.
-_ADDED = ("activation", "proj_bias", "registers", "distillation", "position_on", "patch_bias", "embed_norm")
-_ADDED += ("layer_scale", "qk_norm", "gated_mlp")
+_ADDED = (
+    *("activation", "proj_bias", "registers", "distillation", "position_on", "patch_bias", "embed_norm"),
+    *("layer_scale", "qk_norm", "gated_mlp"),
+)
 _COUNTS = ("image", "patch", "channels", "width", "classes", "head_width")
 # Beyond any ViT that was published, by a factor of ten (ViT-22B: width 6144, 48 blocks, 48 heads, MLPs of 24,576).
 _MOST = {

@@ -18,6 +18,7 @@ from testbed.models.importers.facts.timm_models import built
 from testbed.models.importers.importing import ImportedModel
 from testbed.models.importers.layout import Traits
 from testbed.models.importers.layouts import VIT_PYTORCH, VIT_PYTORCH_OLD
+from testbed.models.importers.packed import repacked
 from testbed.models.keys import listed
 
 IMAGES = 8
@@ -91,7 +92,10 @@ def _timm(imported: ImportedModel) -> nn.Module:
     else:
         transformers: Any = import_module("timm.models.vision_transformer")
         c = imported.config
-        model = transformers.VisionTransformer(
+        library = transformers.VisionTransformer
+        if c.distillation != "none":
+            library = import_module("timm.models.deit").VisionTransformerDistilled
+        model = library(
             img_size=c.image,
             patch_size=c.patch,
             in_chans=c.channels,
@@ -108,8 +112,22 @@ def _timm(imported: ImportedModel) -> nn.Module:
             norm_layer=partial(nn.LayerNorm, eps=c.norm_eps),
             act_layer=c.activation,
             block_fn=transformers.ResPostBlock if c.norm_order == "residual_post" else transformers.Block,
+            mlp_layer=_timm_mlp(imported),
+            reg_tokens=c.registers,
+            no_embed_class=c.position_on == "patches",
+            pre_norm=c.embed_norm,
+            embed_norm_layer=partial(nn.LayerNorm, eps=c.norm_eps) if c.patch_norm else None,
+            init_values=1.0 if c.layer_scale else None,
+            qk_norm=c.qk_norm,
         )
     return _filled(model, imported.tensors)
+
+
+def _timm_mlp(imported: ImportedModel) -> Any:
+    layers: Any = import_module("timm.layers")
+    if not imported.config.gated_mlp:
+        return layers.Mlp
+    return layers.SwiGLU
 
 
 def _torchvision(imported: ImportedModel) -> nn.Module:
@@ -135,6 +153,12 @@ def _huggingface(imported: ImportedModel) -> nn.Module:
     c = imported.config
     if imported.config_json is not None:
         config = transformers.AutoConfig.for_model(**imported.config_json.arguments)
+        if imported.config_json.model in ("clip", "siglip"):  # their own configurations do not keep it
+            config.num_labels = c.classes
+    elif imported.model_type != "vit":
+        raise UsageError(
+            f"--check needs the config.json beside the weights, to build transformers' {imported.model_type}"
+        )
     else:
         config = transformers.ViTConfig(
             hidden_size=c.width,
@@ -149,10 +173,12 @@ def _huggingface(imported: ImportedModel) -> nn.Module:
             qkv_bias=c.qkv_bias,
             num_labels=c.classes,
         )
-    model, info = transformers.AutoModelForImageClassification.from_config(config).__class__.from_pretrained(
+    library = transformers.AutoModelForImageClassification.from_config(config).__class__
+    model, info = library.from_pretrained(
         None, config=config, state_dict=dict(imported.tensors), output_loading_info=True
     )
-    if wrong := [*info["missing_keys"], *info["unexpected_keys"]]:
+    missing = [name for name in info["missing_keys"] if not name.startswith(imported.unused)]
+    if wrong := [*missing, *info["unexpected_keys"]]:
         raise UsageError(f"--check: transformers does not take these weights: {listed(sorted(wrong))}")
     return model
 
@@ -229,6 +255,7 @@ _BUILDERS: Mapping[str, Callable[[ImportedModel], nn.Module]] = {
 def _filled(model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
     """``model`` with these weights, each of which it must have; tables may lack or have a leading 1."""
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    tensors = repacked(tensors, shapes)
     fitted = {
         name: tensor.reshape(shapes[name]) if name in shapes and tensor.numel() == shapes[name].numel() else tensor
         for name, tensor in tensors.items()

@@ -15,19 +15,22 @@ from testbed.models.importers.read.checkpoint import WeightSet
 from testbed.models.keys import listed
 
 
-def with_head(path: Path, names: KeyNames, chosen: WeightSet, asked: str | None) -> tuple[dict[str, Tensor], Told]:
+def with_head(
+    path: Path, names: KeyNames, chosen: WeightSet, asked: str | None, reads: int = 1
+) -> tuple[dict[str, Tensor], Told]:
     """The tensors with the head under the name that the layout gives it, and what was found.
 
     A linear layer that replaces the library's, alone or in a Sequential, is taken when it is the only one there.
-    ``asked``: the full name of the module that is the head. Raises UsageError for one that is no linear layer,
-    TestbedError where there is no head, or one of several layers.
+    ``reads``: of how many tokens the head reads the width. ``asked``: the full name of the module that is the head.
+    Raises UsageError for one that is no linear layer, TestbedError where there is no head, or one of several layers.
     """
     own = names["head.weight"][0].removesuffix(".weight")
     root = own.split(".")[0]
     everything = {**chosen.left_out, **chosen.tensors}
     spoken_for = {theirs for ours, group in names.items() if not ours.startswith("head.") for theirs in group}
-    norm = chosen.tensors.get(names["norm.weight"][0])
-    width = norm.shape[0] if norm is not None and norm.dim() else None
+    bias = chosen.tensors.get(names["block.0.mlp.fc2.bias"][0]) if "block.0.mlp.fc2.bias" in names else None
+    norm = chosen.tensors.get(names["norm.weight"][0]) if "norm.weight" in names else bias
+    width = reads * norm.shape[0] if norm is not None and norm.dim() else None
     linear = [
         name.removesuffix(".weight")
         for name, tensor in everything.items()

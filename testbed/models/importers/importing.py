@@ -27,6 +27,7 @@ from testbed.models.importers.facts.unsupported import (
 from testbed.models.importers.head import with_head
 from testbed.models.importers.layout import KeyNames, Layout
 from testbed.models.importers.layouts import ANCHORS, names_in, recognised
+from testbed.models.importers.packed import unpacked
 from testbed.models.importers.read.checkpoint import WeightSet, as_float32, loaded, weight_set
 from testbed.models.importers.read.files import WeightsFile, weights_file
 from testbed.models.keys import listed, misfits
@@ -34,12 +35,14 @@ from testbed.models.vit import ViT
 from testbed.models.weights import describes_model, load_model
 
 _ALWAYS_FROM_THE_FILE = ("image", "channels", "classes")
+_TOKENS = ("pos_embed", "cls_token", "dist_token", "registers")
 
 
 @dataclass(frozen=True)
 class ImportedModel:
     """``model`` is in eval mode. ``facts``: every fact of it and where each is from. ``tensors`` are the file's, under
-    the names of the library's own state dict; ``sha256`` is of the file or files, ``config_json`` the one beside it."""
+    the names of the library's own state dict; ``sha256`` is of the file or files, ``config_json`` the one beside it.
+    ``model_type``: which of Hugging Face's models it is; ``unused``: starts of names that its logits do not read."""
 
     model: ViT
     config: ViTConfig
@@ -49,6 +52,8 @@ class ImportedModel:
     sha256: str
     tensors: Mapping[str, Tensor]
     config_json: Described | None = None
+    model_type: str = ""
+    unused: tuple[str, ...] = ()
 
     @property
     def assumed(self) -> tuple[str, ...]:
@@ -80,8 +85,9 @@ def import_weights(
     if describes_model(file.path):
         return _own(file, values, {**(data_set or {})}, layout)
     chosen = weight_set(file.path, loaded(file), values.get("weights"), ANCHORS)
-    chosen = replace(chosen, tensors={name: t for name, t in chosen.tensors.items() if t.numel()})
+    chosen = replace(chosen, tensors=unpacked({name: t for name, t in chosen.tensors.items() if t.numel()}))
     known = _recognised(file.path, chosen, layout)
+    chosen = _without_unused(known, chosen)
     config_json, config_row = _config_json(file.path.parent, known, values)
     said: dict[FactSource, Mapping[str, Any]] = {"stated": values, "data set": data_set or {}}
     if config_json is not None:
@@ -93,17 +99,29 @@ def import_weights(
         *config_row,
     ]
     tensors, names = _complete(file.path, known, chosen, values.get("head"), ledger)
-    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    traits = names_in(known, tensors)[0]
+    ours = _positions_before_registers(names, tensors) if known.registers_last and traits.registers else tensors
+    shapes = {name: tuple(tensor.shape) for name, tensor in ours.items()}
     try:
-        config = inferred_config(known, names_in(known, tensors)[0], names, shapes, ledger)
+        config = inferred_config(known, traits, names, shapes, ledger)
     except (UsageError, TestbedError) as error:
         raise type(error)(f"{path}: {error}") from error
     model = _empty(config)
     if problem := misfits(_expected(model, names), {n: _with_batch(n, s, names) for n, s in shapes.items()}):
         raise TestbedError(f"{path} does not fit together as {known.name} of width {config.width}: {problem}")
-    model.load_state_dict({ours: _joined(ours, theirs, tensors) for ours, theirs in names.items()}, assign=True)
-    rows = tuple(ledger.rows)
-    return ImportedModel(model.eval(), config, known.name, rows, file.path, _sha256(file), tensors, config_json)
+    model.load_state_dict({name: _joined(name, theirs, ours) for name, theirs in names.items()}, assign=True)
+    return ImportedModel(
+        model.eval(),
+        config,
+        known.name,
+        tuple(ledger.rows),
+        file.path,
+        _sha256(file),
+        tensors,
+        config_json,
+        known.model_type,
+        known.unused,
+    )
 
 
 def _recognised(path: Path, chosen: WeightSet, asked: str | None) -> Layout:
@@ -117,7 +135,7 @@ def _recognised(path: Path, chosen: WeightSet, asked: str | None) -> Layout:
         raise
     _, names = names_in(known, chosen.tensors)
     spoken_for = {theirs for group in names.values() for theirs in group}
-    extra = [name for name in chosen.tensors if name not in spoken_for]
+    extra = [name for name in chosen.tensors if name not in spoken_for and not name.startswith(known.unused)]
     refuse_named_features(path, extra)
     return known
 
@@ -159,12 +177,12 @@ def _complete(
 ) -> tuple[dict[str, Tensor], KeyNames]:
     """The tensors, float32, and their names, every one of which is there; TestbedError that says what is not."""
     traits, names = names_in(known, chosen.tensors)
-    tensors, row = with_head(path, names, chosen, head)
+    tensors, row = with_head(path, names, chosen, head, 2 if known.pooling == "cls_and_mean" else 1)
     wanted = {theirs: () for group in names.values() for theirs in group}
     if problem := misfits(wanted, dict.fromkeys(tensors, ())):
         refuse_layers_before_the_head(path, [name for name in tensors if name not in wanted])
         if tensors.keys() <= wanted.keys():
-            final_norm = [*names["norm.weight"], *names["norm.bias"]]
+            final_norm = [*names.get("norm.weight", ()), *names.get("norm.bias", ())]
             refuse_known_gaps(path, [name for name in wanted if name not in tensors], final_norm)
         if known.pos_embed not in tensors and not known.fixed_positions:
             problem += "; without a position table the size of the images is unknown"
@@ -214,11 +232,25 @@ def _expected(model: ViT, names: KeyNames) -> dict[str, tuple[int, ...]]:
 
 
 def _with_batch(name: str, shape: tuple[int, ...], names: KeyNames) -> tuple[int, ...]:
-    """Newer vit-pytorch stores CLS and positions without the leading 1."""
-    tables = (*names.get("pos_embed", ()), *names.get("cls_token", ()))
-    return (1, *shape) if name in tables and len(shape) == 2 else shape
+    """Newer vit-pytorch stores CLS and positions without the leading 1, CLIP CLS without both."""
+    tables = [theirs for ours in _TOKENS for theirs in names.get(ours, ())]
+    return (*(1,) * (3 - len(shape)), *shape) if name in tables else shape
 
 
 def _joined(ours: str, theirs: tuple[str, ...], tensors: Mapping[str, Tensor]) -> torch.nn.Parameter:
     tensor = torch.cat([tensors[name] for name in theirs]) if len(theirs) > 1 else tensors[theirs[0]]
-    return torch.nn.Parameter(tensor[None] if ours in ("pos_embed", "cls_token") and tensor.dim() == 2 else tensor)
+    return torch.nn.Parameter(tensor.reshape(1, -1, tensor.shape[-1]) if ours in _TOKENS else tensor)
+
+
+def _without_unused(known: Layout, chosen: WeightSet) -> WeightSet:
+    """What the classifier does not read is left out, and listed as such."""
+    unused = {name: tensor for name, tensor in chosen.tensors.items() if name.startswith(known.unused)}
+    kept = {name: tensor for name, tensor in chosen.tensors.items() if name not in unused}
+    return replace(chosen, tensors=kept, left_out=chosen.left_out | unused)
+
+
+def _positions_before_registers(names: KeyNames, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """CLS with its position added, which the library does before it puts the registers in between; the others' positions."""
+    cls_token, pos_embed = names["cls_token"][0], names["pos_embed"][0]
+    table = tensors[pos_embed].flatten(0, -2)
+    return {**tensors, cls_token: tensors[cls_token] + table[:1], pos_embed: table[1:]}

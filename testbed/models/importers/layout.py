@@ -6,8 +6,9 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from math import isqrt
+from typing import Literal
 
-from testbed.models.config import FinalNorm, Patchify
+from testbed.models.config import Activation, Distillation, FinalNorm, Patchify, Pooling
 
 # Our parameter -> the parameter of the file, or the three (q, k, v) that are stacked to make it.
 KeyNames = dict[str, tuple[str, ...]]
@@ -23,6 +24,12 @@ class Traits:
     patch_norm: bool
     qkv_bias: bool
     final_norm: FinalNorm
+    distillation: Distillation = "none"
+    registers: bool = False
+    embed_norm: bool = False
+    patch_bias: bool = True
+    layer_scale: bool = False
+    qk_norm: bool = False
 
 
 @dataclass(frozen=True)
@@ -32,6 +39,13 @@ class Layout:
     ``normed_patch_embed`` holds the modules where LayerNorms surround the patch projection. ``final`` gives the final
     norm and the head for each place that norm can sit. A "{}" in a module stands where "weight" or "bias" goes.
     ``fixed_positions``: SimpleViT's table, which is in no file.
+
+    Parts that some of the library's models have, named "" where none has: ``dist_token`` and ``dist_head`` (a module),
+    ``registers``, ``embed_norm`` (a module), both branches' ``layer_scale`` and ``qk_norm`` (modules) of a block, and a
+    gated MLP's ``gate``. ``patch_bias``: has the patch projection one, always, never, or only without ``embed_norm``?
+    ``registers_last``: they are put between the tokens after the positions were added, and have none.
+    ``activation`` and ``pooling``: what the library's models have unless they are told otherwise; ``unused``: starts of
+    names that the classifier's file holds and its logits do not read.
     """
 
     name: str
@@ -51,6 +65,19 @@ class Layout:
     normed_patch_embed: Mapping[str, str] | None = None
     fixed_positions: bool = False
     proj_bias: bool = True
+    dist_token: str = ""
+    dist_head: str = ""
+    registers: str = ""
+    registers_last: bool = False
+    embed_norm: str = ""
+    patch_bias: Literal["always", "never", "unless normed"] = "always"
+    layer_scale: tuple[str, str] | tuple[()] = ()
+    qk_norm: tuple[str, str] | tuple[()] = ()
+    gate: str = ""
+    activation: Activation = "gelu"
+    pooling: Pooling | None = None
+    unused: tuple[str, ...] = ()
+    model_type: str = ""
 
     def traits(self, keys: Collection[str], positions: int) -> Traits:
         """``positions``: rows of the position table, 0 if there is none."""
@@ -59,12 +86,23 @@ class Layout:
         normed = self.normed_patch_embed or {}
         only_normed = {f"{m}.weight" for m in normed.values()} - {f"{m}.weight" for m in self.patch_embed.values()}
         final_norms = [where for where, (norm, _) in self.final.items() if f"{norm}.weight" in keys]
+        blocks = [self.block.format(n) for n in numbers]
+        has_embed_norm = bool(self.embed_norm) and f"{self.embed_norm}.weight" in keys
+        has_dist_token = bool(self.dist_token) and self.dist_token in keys
+        has_dist_head = bool(self.dist_head) and f"{self.dist_head}.weight" in keys
         return Traits(
             depth=1 + max(numbers, default=-1),
-            cls_token=self.cls_token in keys or (not _square(positions) and _square(positions - 1)),
+            cls_token=self.cls_token in keys
+            or (not has_dist_token and not _square(positions) and _square(positions - 1)),
             patch_norm=bool(only_normed & set(keys)),
             qkv_bias=any(self.block.format(n) + _parameter(self.qkv[0], "bias") in keys for n in numbers),
             final_norm=final_norms[0] if final_norms else next(iter(self.final)),
+            distillation="head" if has_dist_head else "token" if has_dist_token else "none",
+            registers=bool(self.registers) and self.registers in keys,
+            embed_norm=has_embed_norm,
+            patch_bias=self.patch_bias == "always" or (self.patch_bias == "unless normed" and not has_embed_norm),
+            layer_scale=any(block + name in keys for block in blocks for name in self.layer_scale),
+            qk_norm=any(f"{block}{name}.weight" in keys for block in blocks for name in self.qk_norm),
         )
 
     def names(self, t: Traits) -> KeyNames:
@@ -77,9 +115,15 @@ class Layout:
 
         patch_embed = self.normed_patch_embed if t.patch_norm and self.normed_patch_embed else self.patch_embed
         for part, theirs in patch_embed.items():
-            module(f"patch_embed.{part}", theirs)
+            module(f"patch_embed.{part}", theirs, bias=part != "proj" or t.patch_bias)
         if t.cls_token:
             names["cls_token"] = (self.cls_token,)
+        if t.distillation != "none":
+            names["dist_token"] = (self.dist_token,)
+        if t.registers:
+            names["registers"] = (self.registers,)
+        if t.embed_norm:
+            module("embed_norm", self.embed_norm)
         if not self.fixed_positions:
             names["pos_embed"] = (self.pos_embed,)
         for n in range(t.depth):
@@ -89,10 +133,21 @@ class Layout:
             module(f"{ours}attn.proj", block + self.proj, bias=self.proj_bias)
             module(f"{ours}norm2", block + self.norm2)
             module(f"{ours}mlp.fc1", block + self.fc1)
+            if self.gate:
+                module(f"{ours}mlp.gate", block + self.gate)
             module(f"{ours}mlp.fc2", block + self.fc2)
+            if t.qk_norm:
+                for part, theirs in zip(("q_norm", "k_norm"), self.qk_norm, strict=True):
+                    module(f"{ours}attn.{part}", block + theirs)
+            if t.layer_scale:
+                for branch, theirs in zip(("attn", "mlp"), self.layer_scale, strict=True):
+                    names[f"{ours}{branch}.layerscale"] = (block + theirs,)
         norm, head = self.final[t.final_norm]
-        module("norm", norm)
+        if t.final_norm != "none":
+            module("norm", norm)
         module("head", head)
+        if t.distillation == "head":
+            module("head_dist", self.dist_head)
         return names
 
     def usual_heads(self, width: int, inner: int) -> int | None:

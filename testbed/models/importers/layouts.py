@@ -10,6 +10,7 @@ from torch import Tensor
 from testbed.core.errors import TestbedError, UsageError
 from testbed.core.words.nearest import unknown
 from testbed.models.importers.facts.ledger import INSTEAD
+from testbed.models.importers.huggingface import HUGGINGFACE
 from testbed.models.importers.layout import KeyNames, Layout, Traits
 from testbed.models.keys import listed
 
@@ -57,46 +58,6 @@ def _torchvision(fc1: str, fc2: str) -> Layout:
     )
 
 
-def _huggingface(prefix: str, block: str, qkv: tuple[str, str, str], proj: str, fc1: str, fc2: str) -> Layout:
-    """``prefix``: of what is no block; ``block`` has its own."""
-    return Layout(
-        name="huggingface",
-        patch_embed={"proj": f"{prefix}embeddings.patch_embeddings.projection"},
-        cls_token=f"{prefix}embeddings.cls_token",
-        pos_embed=f"{prefix}embeddings.position_embeddings",
-        block=block,
-        norm1="layernorm_before",
-        qkv=qkv,
-        proj=proj,
-        norm2="layernorm_after",
-        fc1=fc1,
-        fc2=fc2,
-        final={"tokens": (f"{prefix}layernorm", "classifier")},
-        patchify="conv",
-        norm_eps=1e-12,
-    )
-
-
-def _huggingface_file(prefix: str, blocks: str | None = None) -> Layout:
-    """The names in files, of every version of the library. ``blocks``: the blocks' prefix, if another."""
-    part = "attention.attention.{}".format
-    qkv = (part("query"), part("key"), part("value"))
-    return _huggingface(
-        prefix,
-        (prefix if blocks is None else blocks) + "encoder.layer.{}.",
-        qkv,
-        "attention.output.dense",
-        "intermediate.dense",
-        "output.dense",
-    )
-
-
-def _huggingface_memory(prefix: str) -> Layout:
-    """The names that version 5 gives in ``state_dict()``."""
-    qkv = ("attention.q_proj", "attention.k_proj", "attention.v_proj")
-    return _huggingface(prefix, prefix + "layers.{}.", qkv, "attention.o_proj", "mlp.fc1", "mlp.fc2")
-
-
 VIT_PYTORCH_OLD = _vit_pytorch(
     "vit-pytorch-old", "0.norm", "0.fn.to_qkv", "0.fn.to_out.0", "1.norm", "1.fn.net.0", "1.fn.net.3"
 )
@@ -110,6 +71,7 @@ VIT_PYTORCH_SIMPLE = replace(
 TIMM = Layout(
     name="timm",
     patch_embed={"proj": "patch_embed.proj"},
+    normed_patch_embed={"proj": "patch_embed.proj", "norm_out": "patch_embed.norm"},
     cls_token="cls_token",
     pos_embed="pos_embed",
     block="blocks.{}.",
@@ -122,21 +84,24 @@ TIMM = Layout(
     final={"tokens": ("norm", "head"), "pooled": ("fc_norm", "head")},
     patchify="conv",
     norm_eps=1e-6,
+    dist_token="dist_token",
+    dist_head="head_dist",
+    registers="reg_token",
+    embed_norm="norm_pre",
+    patch_bias="unless normed",
+    layer_scale=("ls1.gamma", "ls2.gamma"),
+    qk_norm=("attn.q_norm", "attn.k_norm"),
 )
+TIMM_GATED = replace(TIMM, gate="mlp.fc1_g", fc1="mlp.fc1_x", activation="silu")
 LAYOUTS: tuple[Layout, ...] = (
     VIT_PYTORCH_OLD,
     VIT_PYTORCH,
     VIT_PYTORCH_SIMPLE,
     TIMM,
+    TIMM_GATED,
     _torchvision("mlp.0", "mlp.3"),
     _torchvision("mlp.linear_1", "mlp.linear_2"),  # before 0.15
-    _huggingface_file("vit."),
-    _huggingface_file(""),
-    _huggingface_memory("vit."),
-    _huggingface_memory(""),
-    _huggingface_file("vit.", blocks=""),  # ViT-MSN's files of version 5
-    _huggingface_file("ijepa."),
-    _huggingface_memory("ijepa."),
+    *HUGGINGFACE,
 )
 ANCHORS: tuple[str, ...] = tuple(dict.fromkeys(f"{layout.patch_embed['proj']}.weight" for layout in LAYOUTS))
 LAYOUT_NAMES: tuple[str, ...] = tuple(dict.fromkeys(layout.name for layout in LAYOUTS))

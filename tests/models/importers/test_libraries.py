@@ -153,13 +153,8 @@ def test_timm(tmp_path, changes):
 @pytest.mark.parametrize(
     ("changes", "feature"),
     [
-        ({"qk_norm": True}, "qk_norm"),
-        ({"init_values": 0.1}, "layer scale"),
-        ({"reg_tokens": 2}, "register tokens"),
-        ({"pre_norm": True}, "LayerNorm before the blocks"),
         ({"scale_mlp_norm": True}, "inside attention or MLP"),
         ({"global_pool": "map", "num_heads": 3}, "attention pooling"),
-        ({"no_embed_class": True}, "CLS token without position"),
     ],
 )
 def test_timm_features_that_are_missing_here_are_named(tmp_path, changes, feature):

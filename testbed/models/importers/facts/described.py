@@ -16,19 +16,42 @@ from testbed.models.importers.facts.timm_models import timm_facts
 CONFIG = "config.json"
 Library = Literal["timm", "huggingface"]
 
+_TOWER = {"num_attention_heads": 12, "hidden_size": 768, "num_hidden_layers": 12, "image_size": 224, "num_channels": 3}
+
 # Hugging Face's models that are ours under another name, and what their configurations say by default.
 _VIT = {"hidden_act": "gelu", "layer_norm_eps": 1e-12, "num_attention_heads": 12, "qkv_bias": True}
 _HUGGINGFACE: dict[str, dict[str, Any]] = {
     "vit": _VIT,
     "vit_msn": _VIT | {"layer_norm_eps": 1e-6},
     "ijepa": _VIT,
+    "deit": _VIT,
+    "dinov2": _VIT | {"layer_norm_eps": 1e-6},
+    "dinov2_with_registers": _VIT | {"layer_norm_eps": 1e-6},
+    "clip": _TOWER | {"hidden_act": "quick_gelu", "layer_norm_eps": 1e-5, "patch_size": 32},
+    "siglip": _TOWER | {"hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6, "patch_size": 16},
+}
+_POOLINGS = {
+    "ijepa": "mean",
+    "dinov2": "cls_and_mean",
+    "dinov2_with_registers": "cls_and_mean",
+    "clip": "mean_patches",
+    "siglip": "mean",
 }
 _OTHERS = {
-    "deit": "DeiT, with a distillation token",
-    "beit": "BEiT, with relative positions and layer scale",
-    "data2vec-vision": "Data2Vec, with relative positions and layer scale",
-    "dinov2": "DINOv2, with layer scale",
-    "dinov2_with_registers": "DINOv2 with registers and layer scale",
+    "beit": "BEiT, with relative positions",
+    "data2vec-vision": "Data2Vec, with relative positions",
+    "dinov3_vit": "DINOv3, with rotary positions",
+    "swin": "Swin, with attention in windows",
+    "swinv2": "Swin, with attention in windows",
+    "maxvit": "MaxViT, with convolutions and attention in windows",
+    "levit": "LeViT, with convolutions",
+    "mobilevit": "MobileViT, with convolutions",
+    "mobilevitv2": "MobileViT, with convolutions",
+    "pvt": "PVT, whose stages shrink the image",
+    "pvt_v2": "PVT, whose stages shrink the image",
+    "hiera": "Hiera, whose stages shrink the image",
+    "cvt": "CvT, with convolutions",
+    "siglip2": "SigLIP 2, for images of any shape",
 }
 _KEYS = {  # Hugging Face's -> ours
     "hidden_act": "activation",
@@ -41,7 +64,10 @@ _KEYS = {  # Hugging Face's -> ours
     "num_hidden_layers": "depth",
     "qkv_bias": "qkv_bias",
 }
-_ALSO_BUILDS = ("model_type", "intermediate_size", "id2label", "label2id", "pooler_act", "pooler_output_size")
+_ALSO_BUILDS = (
+    *("model_type", "intermediate_size", "id2label", "label2id", "pooler_act", "pooler_output_size", "architectures"),
+    *("mlp_ratio", "use_swiglu_ffn", "num_register_tokens", "use_mask_token", "vision_config"),
+)
 
 
 @dataclass(frozen=True)
@@ -86,11 +112,15 @@ def _huggingface(path: Path, values: Mapping[str, Any]) -> Described:
     kind = values["model_type"]
     if kind not in _HUGGINGFACE:
         raise UsageError(f"model_type {kind!r} ({_OTHERS.get(kind, 'no plain ViT')}) is not supported; {INSTEAD}")
-    usual = _HUGGINGFACE[kind]
-    ours = {key: values.get(theirs, usual.get(theirs)) for theirs, key in _KEYS.items()}
+    usual, said = _HUGGINGFACE[kind], values.get("vision_config", {}) if kind in ("clip", "siglip") else values
+    ours = {key: said.get(theirs, usual.get(theirs)) for theirs, key in _KEYS.items()}
+    if values.get("use_swiglu_ffn"):  # whatever hidden_act says
+        ours["activation"] = "silu"
+    if "num_register_tokens" in values:
+        ours["registers"] = values["num_register_tokens"]
     if labels := values.get("id2label"):
         ours["classes"] = len(labels)
-    ours |= {"pooling": "mean" if kind == "ijepa" else "cls", "norm_order": "pre"}
+    ours |= {"pooling": _POOLINGS.get(kind, "cls"), "norm_order": "pre"}
     arguments = {key: value for key, value in values.items() if key in _KEYS or key in _ALSO_BUILDS}
     return Described(path, "huggingface", kind, stated(ours), arguments)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import isqrt, prod
 
 from testbed.core.errors import TestbedError, UsageError
-from testbed.models.config import Pooling, ViTConfig
+from testbed.models.config import ACTIVATION_NAMES, Pooling, PositionOn, ViTConfig
 from testbed.models.importers.facts.ledger import INSTEAD, Ledger
 from testbed.models.importers.layout import KeyNames, Layout, Traits
 from testbed.models.keys import KeyShapes
@@ -23,10 +23,12 @@ def inferred_config(layout: Layout, traits: Traits, names: KeyNames, shapes: Key
     if single := next((theirs[0] for name, theirs in names.items() if not ours[name]), None):
         raise TestbedError(f"{single} is a single number where a vector or matrix is needed")
     channels, patch = _patch(ours["patch_embed.proj.weight"], ledger)
+    registers = ours["registers"][-2] if traits.registers else 0
+    position_on: PositionOn = "tokens"
     if layout.fixed_positions:
         image = _stated_image(layout, patch, ledger)
     else:
-        image = _image(ours["pos_embed"], traits.cls_token, patch, ledger)
+        image, position_on = _image(ours["pos_embed"], _tokens_before(traits, registers), patch, ledger)
     width, classes = ours["patch_embed.proj.weight"][0], ours["head.weight"][0]
     ledger.add_from_file("width", width)
     ledger.add_from_file("depth", traits.depth)
@@ -35,19 +37,24 @@ def inferred_config(layout: Layout, traits: Traits, names: KeyNames, shapes: Key
     head_width = _head_width(layout, width, inner, ledger)
     mlp = tuple(ours[f"block.{n}.mlp.fc1.weight"][0] for n in range(traits.depth))
     ledger.add_from_file("mlp", mlp[0] if len(set(mlp)) == 1 else list(mlp))
-    activation = ledger.chosen("activation", "gelu", "", "gelu_tanh, quick_gelu, relu and silu have the same names")
+    *others, last = (name for name in ACTIVATION_NAMES if name != layout.activation)
+    same = f"{', '.join(others)} and {last} have the same names"
+    activation = ledger.chosen("activation", layout.activation, "", same)
     norm_order = ledger.chosen(
         "norm_order", "pre", "", "x + f(norm(x)); residual_post, x + norm(f(x)), has the same names"
     )
     norm_eps = ledger.chosen("eps", layout.norm_eps, "", f"{layout.name.removesuffix('-old')}'s own")
     ledger.add_from_file("qkv_bias", traits.qkv_bias)
     ledger.add_from_file("cls_token", traits.cls_token)
+    _add_parts(layout, traits, registers, ledger)
     if layout.fixed_positions:
         ledger.implied(
             "position", "sincos_2d", "the table is in no file; the 1-D and 3-D SimpleViT have the same names"
         )
     else:
-        ledger.add_from_file("position", "1d", "learned, one for each token")
+        ledger.add_from_file(
+            "position", "1d", f"learned, one for each {position_on.removesuffix('es').removesuffix('s')}"
+        )
     ledger.add_from_file(
         "final_norm", traits.final_norm, "where the last LayerNorm sits: all tokens, or the pooled one"
     )
@@ -71,7 +78,30 @@ def inferred_config(layout: Layout, traits: Traits, names: KeyNames, shapes: Key
         activation=activation,
         position="sincos_2d" if layout.fixed_positions else "1d",
         proj_bias=layout.proj_bias,
+        registers=registers,
+        distillation=traits.distillation,
+        position_on=position_on,
+        patch_bias=traits.patch_bias,
+        embed_norm=traits.embed_norm,
+        layer_scale=traits.layer_scale,
+        qk_norm=traits.qk_norm,
+        gated_mlp=bool(layout.gate),
     )
+
+
+def _add_parts(layout: Layout, traits: Traits, registers: int, ledger: Ledger) -> None:
+    """A row for each part that not every ViT has."""
+    parts = {
+        "registers": (registers, "with no positions, as CLS" if layout.registers_last else ""),
+        "distillation": ("" if traits.distillation == "none" else traits.distillation, "two heads' mean"),
+        "embed_norm": (traits.embed_norm, "a LayerNorm before the blocks"),
+        "layer_scale": (traits.layer_scale, ""),
+        "qk_norm": (traits.qk_norm, "a LayerNorm on each head's queries and keys"),
+        "gated_mlp": (bool(layout.gate), ""),
+    }
+    for key, (value, note) in parts.items():
+        if value:
+            ledger.add_from_file(key, value, note)
 
 
 def _patch(shape: tuple[int, ...], ledger: Ledger) -> tuple[int, int]:
@@ -107,21 +137,31 @@ def _patch(shape: tuple[int, ...], ledger: Ledger) -> tuple[int, int]:
     return channels, side
 
 
-def _image(positions: tuple[int, ...], cls_token: bool, patch: int, ledger: Ledger) -> int:
+def _tokens_before(traits: Traits, registers: int) -> int:
+    return int(traits.cls_token) + int(traits.distillation != "none") + registers
+
+
+def _image(positions: tuple[int, ...], before: int, patch: int, ledger: Ledger) -> tuple[int, PositionOn]:
+    """Pixels of the image's side, and what has a position. before: tokens before the patches."""
     count = prod(positions[:-1])
-    side = isqrt(max(count - cls_token, 0))
-    if side**2 != count - cls_token or not side:
-        if cls_token and count and isqrt(count) ** 2 == count:
-            raise TestbedError(
-                f"{count} positions are a square without CLS: a CLS token without position (no_embed_class) or images"
-                f" that are not square: not supported; {INSTEAD}"
-            )
+    rows: dict[PositionOn, int] = {"tokens": count - before, "patches": count}
+    sides = {on: isqrt(rest) for on, rest in rows.items() if rest > 0 and isqrt(rest) ** 2 == rest}
+    said = ledger.value("image")
+    fitting = [on for on, side in sides.items() if said in (None, side * patch)] or list(sides)
+    if not fitting:
+        tokens = {0: "", 1: "CLS and "}.get(before, f"{before} tokens and ")
         raise TestbedError(
-            f"{count} positions are not {'CLS and ' * cls_token}a square of patches: images that are not square are"
-            f" not supported; {INSTEAD}"
+            f"{count} positions are not {tokens}a square of patches: images that are not square are not supported; {INSTEAD}"
         )
-    ledger.implied("image", side * patch, f"square: {side**2} patches tell no shape")
-    return side * patch
+    on = fitting[0]
+    if before and len(fitting) > 1:
+        ways = " or ".join(f"image={sides[each] * patch}" for each in fitting)
+        raise UsageError(
+            f"{count} positions are of all tokens or of patches alone; state the image's side: --set {ways}"
+        )
+    without = "; the tokens before them have no position" if before and on == "patches" else ""
+    ledger.implied("image", sides[on] * patch, f"square: {sides[on] ** 2} patches tell no shape{without}")
+    return sides[on] * patch, on if before else "tokens"
 
 
 def _stated_image(layout: Layout, patch: int, ledger: Ledger) -> int:
@@ -153,9 +193,11 @@ def _head_width(layout: Layout, width: int, inner: list[int], ledger: Ledger) ->
 
 def _pooling(layout: Layout, traits: Traits, ledger: Ledger) -> Pooling:
     usual: Pooling = "cls"
-    if not traits.cls_token:
-        usual = "mean"
+    if layout.pooling is not None:
+        usual = layout.pooling
+    elif not traits.cls_token:
+        usual = "mean_patches" if traits.registers else "mean"
     elif layout.name == "timm" and traits.final_norm == "pooled":  # timm has an fc_norm where it averages the patches
         usual = "mean_patches"
     pooling: Pooling = ledger.chosen("pooling", usual, "", "what the head reads; other poolings have the same names")
-    return "mean" if pooling == "mean_patches" and not traits.cls_token else pooling
+    return "mean" if pooling == "mean_patches" and not (traits.cls_token or traits.registers) else pooling

@@ -93,6 +93,7 @@ class StatedFacts(TypedDict, total=False):
     depth: int
     cls_token: bool
     qkv_bias: bool
+    registers: int
 
 
 _KEYS: dict[str, Callable[[str, Any], Any]] = {
@@ -111,6 +112,7 @@ _KEYS: dict[str, Callable[[str, Any], Any]] = {
     "depth": _whole,
     "cls_token": _flag,
     "qkv_bias": _flag,
+    "registers": _whole,
 }
 _OTHER_NAMES = {"norm_eps": "eps", "layer_norm_eps": "eps", "hidden_act": "activation", "act_layer": "activation"}
 STATED_KEYS: tuple[str, ...] = tuple(_KEYS)

@@ -22,6 +22,7 @@ _WIDTHS = {"tiny": 192, "small": 384, "base": 768, "large": 1024, "huge": 1280}
 _PLAIN_ARGUMENTS = {"num_classes", "in_chans", "img_size", "global_pool", "act_layer", "num_heads", "fc_norm"}
 _NORM_ORDERS = {"Block": "pre", "ResPostBlock": "residual_post"}
 _POOLINGS = {"token": "cls", "avg": "mean_patches"}
+_CLASSES = ("VisionTransformer", "VisionTransformerDistilled")
 _NOT_OURS = ("pretrained", "checkpoint_path", "cache_dir", "pretrained_cfg", "pretrained_cfg_overlay", "scriptable")
 _NEEDED = ("activation", "heads", "norm_order", "eps")
 
@@ -85,15 +86,19 @@ def built(architecture: str, arguments: Mapping[str, Any], device: str) -> nn.Mo
 
 
 def _inspected(architecture: str, model: Any) -> dict[str, str | float]:
-    if type(model).__name__ != "VisionTransformer" or not hasattr(model, "blocks"):
+    if type(model).__name__ not in _CLASSES or not hasattr(model, "blocks"):
         raise UsageError(f"architecture {architecture!r} is timm's {type(model).__name__}: not supported; {INSTEAD}")
     orders = {_NORM_ORDERS.get(type(block).__name__, type(block).__name__) for block in model.blocks}
     if strange := [order for order in orders if order not in _NORM_ORDERS.values()]:
         raise UsageError(f"architecture {architecture!r} has blocks of the kind {strange[0]}: not supported; {INSTEAD}")
     for block in model.blocks:
-        for part, usual in ((block.attn, "Attention"), (block.mlp, "Mlp")):
-            if type(part).__name__ != usual:
+        for part, known in ((block.attn, ("Attention",)), (block.mlp, ("Mlp", "SwiGLU", "GluMlp"))):
+            if type(part).__name__ not in known:
                 raise UsageError(f"architecture {architecture!r} has {type(part).__name__}: not supported; {INSTEAD}")
+        if getattr(block.mlp, "gate_last", False):
+            raise UsageError(
+                f"architecture {architecture!r} has MLPs whose gate is the last half: not supported; {INSTEAD}"
+            )
     norms = [module for module in model.modules() if isinstance(module, nn.LayerNorm)]
     epsilons, heads = {norm.eps for norm in norms}, {block.attn.num_heads for block in model.blocks}
     if any(len(distinct) != 1 for distinct in (epsilons, heads, orders)):

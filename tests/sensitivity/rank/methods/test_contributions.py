@@ -15,7 +15,6 @@ from testbed.sensitivity.rank.images import ScoredImages
 from testbed.sensitivity.rank.methods.contributions import belongs, branches, columns_of
 from tests.support.site_tensors import site_tensors
 
-
 GATED = {"layer_scale": True, "gated_mlp": True, "activation": "silu", "qk_norm": True, "registers": 2}
 
 
@@ -37,7 +36,7 @@ def test_shares_and_bias_are_the_branchs_output_and_sum_to_the_stream_behind(
                 name, norm = ("attn", "norm1") if branch.key[1] else ("mlp", "norm2")
                 site = f"block.{states.index}"
                 block = model.get_submodule(site)
-                output_bias = block.get_parameter("attn.proj.bias" if name == "attn" else "mlp.fc2.bias")
+                output_bias: torch.Tensor = block.get_parameter("attn.proj.bias" if name == "attn" else "mlp.fc2.bias")
                 if more:
                     output_bias = output_bias * block.get_parameter(f"{name}.layerscale")
                 bias = output_bias if norm_order != "residual_post" else block.get_parameter(f"{norm}.bias")
