@@ -8,7 +8,7 @@ from dataclasses import replace
 from testbed.models.config import FinalNorm
 from testbed.models.importers.layout import Layout
 
-Final = Mapping[FinalNorm, tuple[str, str]]
+FinalModules = Mapping[FinalNorm, tuple[str, str]]
 
 
 def _vit(prefix: str, block: str, qkv: tuple[str, str, str], proj: str, fc1: str, fc2: str) -> Layout:
@@ -49,10 +49,10 @@ def _memory(prefix: str) -> Layout:
 
 
 def _deit(of: Layout) -> tuple[Layout, Layout]:
-    """With one head, which reads CLS, and with one for the distillation token, too."""
-    one = replace(of, dist_token="deit.embeddings.distillation_token", model_type="deit")
-    final: Final = {"tokens": ("deit.layernorm", "cls_classifier")}
-    return one, replace(one, final=final, dist_head="distillation_classifier")
+    """DeiT with a head that reads CLS alone, and with another for the distillation token."""
+    with_token = replace(of, dist_token="deit.embeddings.distillation_token", model_type="deit")
+    final: FinalModules = {"tokens": ("deit.layernorm", "cls_classifier")}
+    return with_token, replace(with_token, final=final, dist_head="distillation_classifier")
 
 
 def _dinov2(model_type: str) -> tuple[Layout, ...]:
