@@ -46,7 +46,8 @@ class Site:
     """``shape`` is canonical: one image's for an activation, the torch parameter's for a weight.
 
     ``tensor`` is its name in the ONNX graph, the site's own unless said; ``transposed`` says that a weight is stored
-    there as its transpose.
+    there as its transpose; ``joined``, that an activation's leading axis there is the batch and the first axis of
+    ``shape`` in one, as where windows are taken for images.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Site:
     format_name: str = "fp32"
     tensor: str = ""
     transposed: bool = False
+    joined: bool = False
 
     def __post_init__(self) -> None:
         if not self.tensor:
@@ -63,6 +65,11 @@ class Site:
     @cached_property
     def elements(self) -> int:
         return math.prod(self.shape)
+
+    @property
+    def trailing(self) -> tuple[int, ...]:
+        """The tensor's shape after its leading axis."""
+        return self.shape[1:] if self.joined else self.shape
 
     @cached_property
     def block(self) -> int | None:
@@ -119,6 +126,7 @@ class _SiteFile(Form):
     format_name: Literal[tuple(FORMATS)] = "fp32"  # type: ignore[valid-type]
     tensor: str = ""
     transposed: bool = False
+    joined: bool = False
 
 
 class _TableFile(Form):
@@ -219,6 +227,9 @@ class SiteTable:
     def save(self, path: Path) -> None:
         values = asdict(self)
         del values["left_out"]
+        for site in values["sites"]:
+            if not site["joined"]:  # most are not
+                del site["joined"]
         write_text(path, json.dumps(values, indent=1) + "\n")
 
     @classmethod

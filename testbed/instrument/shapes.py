@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
-from onnx import ModelProto, TensorProto, helper
+from numpy.typing import NDArray
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from testbed.core.errors import TestbedError, UsageError
 from testbed.instrument.probe import open_probe
@@ -31,15 +32,17 @@ FORMATS: dict[int, str] = {
 _INTEGERS = (TensorProto.INT8, TensorProto.UINT8, TensorProto.INT16, TensorProto.UINT16)
 _FAULTY = (*FLOATS, *_INTEGERS)
 _BATCHES = (2, 3)
+_REDUCED_BY_INPUT = 18  # from this opset on, the axes of a reduction are an input
 _LARGEST_IMAGE = 1 << 26  # numbers: 4096 x 4096 pixels of 4 channels; three such are run to find out a file's shapes
 
 
 @dataclass(frozen=True)
 class PerImage:
-    """A tensor without its batch dimension."""
+    """A tensor without its batch dimension. ``joined``: its leading axis is the batch and the first of ``shape`` in one."""
 
     shape: tuple[int, ...]
     format_name: str
+    joined: bool = False
 
 
 def per_image(proto: ModelProto) -> dict[str, PerImage]:
@@ -50,12 +53,58 @@ def per_image(proto: ModelProto) -> dict[str, PerImage]:
     types = _element_types(proto)
     names = [name for node in proto.graph.node for name in node.output if types.get(name) in _FAULTY]
     first, second = (measured_shapes(proto, names, batch) for batch in _BATCHES)
-    by_name = {}
+    by_name, parts = {}, {}
     for name in names:
         small, large = first[name], second[name]
-        if len(small) > 1 and (small[0], large[0]) == _BATCHES and small[1:] == large[1:] and 0 not in small:
+        if len(small) < 2 or small[1:] != large[1:] or 0 in small:
+            continue
+        if (small[0], large[0]) == _BATCHES:
             by_name[name] = PerImage(small[1:], FORMATS[types[name]])
-    return by_name
+        elif (times := small[0] // _BATCHES[0]) > 1 and (small[0], large[0]) == tuple(times * b for b in _BATCHES):
+            parts[name] = times, PerImage((times, *small[1:]), FORMATS[types[name]], joined=True)
+    whole = _image_by_image(proto, {name: times for name, (times, _) in parts.items()})
+    by_name |= {name: parts[name][1] for name in whole}
+    return {name: by_name[name] for name in names if name in by_name}
+
+
+def _image_by_image(proto: ModelProto, parts: dict[str, int]) -> list[str]:
+    """Tensors in whose leading axis each image's parts lie together. parts: how many of them an image has.
+
+    Two images are run in both orders: what is of one must move as a whole. Seen in the sum over each part, so that
+    no large tensor is kept.
+    """
+    if not parts:
+        return []
+    probe, value = ModelProto(), model_input(proto)
+    probe.CopyFrom(proto)
+    del probe.graph.output[:]
+    sums = {name: f"part_sums/{number}" for number, name in enumerate(parts)}
+    for name, output in sums.items():
+        flat = f"{output}/flat"
+        probe.graph.node.extend(
+            [
+                helper.make_node("Cast", [name], [f"{output}/float"], to=TensorProto.FLOAT),
+                helper.make_node("Flatten", [f"{output}/float"], [flat], axis=1),
+                helper.make_node("ReduceL2", [flat], [output], axes=[1])
+                if _opset(proto) < _REDUCED_BY_INPUT
+                else helper.make_node("ReduceL2", [flat, "part_sums/axis"], [output]),
+            ]
+        )
+        probe.graph.output.append(helper.make_tensor_value_info(output, TensorProto.FLOAT, None))
+    probe.graph.initializer.append(numpy_helper.from_array(np.array([1], np.int64), "part_sums/axis"))
+    kind = helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
+    images = np.random.default_rng(0).standard_normal((2, *input_shape(proto))).astype(kind)
+    with open_probe(probe, "parts") as runner:
+        both = [runner.run({value.name: np.ascontiguousarray(order)}) for order in (images, images[::-1])]
+    return [name for name, output in sums.items() if _swapped(*(run[output].reshape(2, -1) for run in both))]
+
+
+def _swapped(first: NDArray[np.float32], second: NDArray[np.float32]) -> bool:
+    return bool(np.allclose(first, second[::-1], rtol=1e-3, atol=1e-6, equal_nan=True))
+
+
+def _opset(proto: ModelProto) -> int:
+    return next((int(e.version) for e in proto.opset_import if e.domain in ("", "ai.onnx")), 0)
 
 
 def measured_shapes(proto: ModelProto, names: list[str], batch: int) -> dict[str, tuple[int, ...]]:

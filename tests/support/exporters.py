@@ -37,9 +37,9 @@ def randomised(model: nn.Module) -> nn.Module:
     return model.eval()
 
 
-def written(model: nn.Module, file: Path, exporter: str, batch: int = 2, **options: Any) -> Path:
+def written(model: nn.Module, file: Path, exporter: str, batch: int = 2, size: int = 16, **options: Any) -> Path:
     """By torch's own means, with a dynamic batch unless ``batch`` is 1."""
-    images = torch.zeros(batch, 3, 16, 16)
+    images = torch.zeros(batch, 3, size, size)
     if exporter == "dynamo":
         options |= {"dynamo": True, "verbose": False}
         if batch > 1:
@@ -49,7 +49,7 @@ def written(model: nn.Module, file: Path, exporter: str, batch: int = 2, **optio
         if batch > 1:
             options.setdefault("dynamic_axes", {"images": {0: "batch"}, "logits": {0: "batch"}})
     with quiet():
-        torch.onnx.export(Logits(model), (images,), str(file), **options)
+        torch.onnx.export(Logits(model).eval(), (images,), str(file), **options)
     return file
 
 

@@ -113,7 +113,8 @@ class Stages:
     def dead(self) -> dict[str, AxisRows | None]:
         """Site -> the only rows of it that can reach the output; None where none of it can. Others are alive."""
         sites = [site for site in self.table if site.where == "activation"]
-        partial = {s.name: self._needed.get(s.tensor) for s in sites if self._needed.get(s.tensor) is not None}
+        whole = [site for site in sites if not site.joined]  # the others' axes are not the tensor's
+        partial = {s.name: self._needed.get(s.tensor) for s in whole if self._needed.get(s.tensor) is not None}
         return partial | {site.name: None for site in sites if site.tensor not in self._needed}
 
     @cached_property
@@ -122,6 +123,8 @@ class Stages:
         if any(stage.beside for stage in self.stages):  # checks look at all of them
             return None
         stream = self.stages[-1].start
+        if not _is_stream(self.flow, stream):
+            return None
         need, tokens = self._needed[stream], self.flow.shapes[stream][TOKENS] or 0
         if need is None or need.axis != TOKENS or need.which is None or 2 * len(need.which) > tokens:
             return None
@@ -152,11 +155,12 @@ def _cuts(flow: Flow, table: SiteTable) -> Iterator[str]:
             places.setdefault(site.block, []).append(flow.producer[tensor])
     if not places:
         return
-    candidates = [t for t in flow.articulations() if t in flow.producer and _is_stream(flow, t)]
+    candidates = [t for t in flow.articulations() if t in flow.producer and (_is_stream(flow, t) or _is_grid(flow, t))]
     previous, last = -1, max(max(p) for p in places.values())
     bounds = [*(min(p) for _, p in sorted(places.items())), last + 1]
     for before in bounds:
         between = [t for t in candidates if previous < flow.producer[t] < before]
+        between = [t for t in between if _is_stream(flow, t)] or between
         named = [t for t in between if t in sites]
         if between:
             chosen = (named or between)[-1]
@@ -170,6 +174,12 @@ def _is_stream(flow: Flow, tensor: str) -> bool:
     return len(shape) == 3 and shape[0] is None and all(map(is_number, shape[1:]))
 
 
+def _is_grid(flow: Flow, tensor: str) -> bool:
+    """Tokens that lie in rows and columns, as in stages with windows."""
+    shape = flow.shapes.get(tensor, ())
+    return len(shape) == 4 and shape[0] is None and all(map(is_number, shape[1:]))
+
+
 def _stage(flow: Flow, table: SiteTable, number: int, start: str, end: str) -> Stage:
     beside, beside_end = flow.crossings[start], flow.crossings[end]
     stage = Stage(number, start, end, (), None, beside, beside_end)
@@ -181,7 +191,7 @@ def _stage(flow: Flow, table: SiteTable, number: int, start: str, end: str) -> S
         return replace(stage, sites=sites)
     if _is_stream(flow, start) and _is_stream(flow, end):
         try:
-            rowed = _rowed(flow, places, start, end, {site.tensor for site in sites})
+            rowed = _rowed(flow, places, start, end, {site.tensor for site in sites if not site.joined})
         except CannotCut:
             rowed = None
     return Stage(number, start, end, sites, rowed)

@@ -139,7 +139,9 @@ def _written(ports: _Ports, site: Site, p: str, value: str) -> list[NodeProto]:
         _op("Where", [f"{p}/hit", "port_points/open", "port_points/closed"], f"{p}/gate"),
         _op("GatherElements", [f"{p}/choice", f"{p}/gate"], f"{p}/value", axis=1),
         _op("ScatterElements", [f"{p}/flat", f"{p}/index", f"{p}/value"], f"{p}/struck", axis=1),
-        helper.make_node("Reshape", [f"{p}/struck", ports.constant([-1, *site.shape])], [site.tensor], name=f"{p}/out"),
+        helper.make_node(
+            "Reshape", [f"{p}/struck", ports.constant([-1, *site.trailing])], [site.tensor], name=f"{p}/out"
+        ),
     ]
 
 
@@ -169,7 +171,17 @@ def _custom_op(ports: _Ports, site: Site, number: int) -> list[NodeProto]:
     p = f"{site.tensor}/port"
     inputs = [f"{site.tensor}/live", SITE, INDEX, *MASKS]
     outputs = [site.tensor, f"{p}/current"]
-    return [helper.make_node(OP_TYPE, inputs, outputs, name=f"{p}/out", domain=OP_DOMAIN, port=number)]
+    if not site.joined:
+        return [helper.make_node(OP_TYPE, inputs, outputs, name=f"{p}/out", domain=OP_DOMAIN, port=number)]
+    flat, faulty = f"{p}/flat", f"{p}/faulty"
+    apart, together = ports.constant([-1, site.elements]), ports.constant([-1, *site.trailing])
+    return [  # the operator takes the leading axis for the images
+        _op("Reshape", [inputs[0], apart], flat),
+        helper.make_node(
+            OP_TYPE, [flat, *inputs[1:]], [faulty, outputs[1]], name=f"{p}/out", domain=OP_DOMAIN, port=number
+        ),
+        _op("Reshape", [faulty, together], site.tensor),
+    ]
 
 
 def _live(format_name: str, sites: list[Site], table: SiteTable, ports: _Ports) -> list[NodeProto]:

@@ -3,11 +3,12 @@ norms and weights of both."""
 
 from __future__ import annotations
 
-from testbed.instrument.sites.attention import AttentionTensors
-from testbed.instrument.sites.branches import Branches, MlpTensors, StreamStep
-from testbed.instrument.sites.joints import Joint
 from testbed.instrument.sites.layers import Linear
 from testbed.instrument.sites.naming import Namer
+from testbed.instrument.sites.patterns.attention import AttentionTensors
+from testbed.instrument.sites.patterns.branches import Branches, MlpTensors, StreamStep
+from testbed.instrument.sites.patterns.joints import Joint
+from testbed.instrument.sites.patterns.ways import moved_from
 
 _UNKNOWN = {
     "attn": "an attention of a kind that is not recognised",
@@ -77,7 +78,9 @@ class BlockNames:
         """Names the branch's residual and norm. first, last: its outermost linear maps."""
         norm, added, after = self._branches.norm_before(first.input), self._branches.added(last.output, joint), None
         assert added is not None
-        if joint.stream in self._branches.before(first.input):  # fed the stream itself: normed at its end, or later
+        if joint.stream in moved_from(
+            self._branches.graph, first.input
+        ):  # fed the stream itself: normed at its end, or later
             after = None if added.norm else self._branches.only_norm(joint.residual)
             norm = added.norm or after
         if norm is not None and not self._namer.has(norm):

@@ -19,6 +19,7 @@ from testbed.core.site import Site
 from testbed.instrument.quantised import not_storable, stored_weights
 from testbed.instrument.shapes import FORMATS, PerImage, per_image
 from testbed.instrument.sites.named import is_own, named_sites
+from testbed.instrument.sites.patterns.site_shapes import SiteShapes
 from testbed.instrument.sites.recognise import Names, recognise
 from testbed.instrument.sites.unprotected import without_protection
 from testbed.instrument.slicing import FROM_SHAPE
@@ -42,13 +43,13 @@ class Catalogue:
 
     @cached_property
     def others(self) -> tuple[Site, ...]:
-        """Tensors without a human name, under their own, in the same order."""
+        """Tensors without a human name that the batch leads alone, under their own, in the same order."""
         taken = {site.tensor for site in self.recognised}
         names = {site.name for site in self.recognised}
         activations = [
             Site(_own(name, names), "activation", tensor.shape, tensor.format_name, name)
             for name, tensor in (self.measured or per_image(self.proto)).items()
-            if name not in taken
+            if name not in taken and not tensor.joined
         ]
         weights = [
             Site(_own(w.name, names), "weight", tuple(w.dims), FORMATS[w.data_type], w.name)
@@ -100,7 +101,9 @@ def catalogue(plain: bytes) -> Catalogue:
             return Catalogue(proto, named)
         raise
     unprotected = without_protection(proto)
-    names = recognise(unprotected, {name: tensor.shape for name, tensor in tensors.items()})
+    led = {name: tensor.shape for name, tensor in tensors.items() if not tensor.joined}
+    joined = {name: tensor.shape for name, tensor in tensors.items() if tensor.joined}
+    names = recognise(unprotected, SiteShapes(led, joined))
     if not names.tensors:
         return Catalogue(proto, named, measured=tensors)
     missing = dict(names.missing)
@@ -115,13 +118,14 @@ def _activations(
     quantised = _quantised_copies(proto)
     sites = []
     for tensor in tensors:
-        if tensor.startswith(PREFIX):
+        if tensor.startswith(PREFIX) and not tensors[tensor].joined:
             sites.append(Site(tensor, "activation", tensors[tensor].shape, tensors[tensor].format_name, tensor))
         elif tensor in names.tensors:
             stored = quantised.get(tensor, tensor)
             if stored in tensors:
                 site = tensors[stored]
-                sites.append(Site(names.tensors[tensor], "activation", site.shape, site.format_name, stored))
+                human = names.tensors[tensor]
+                sites.append(Site(human, "activation", site.shape, site.format_name, stored, joined=site.joined))
             else:
                 missing[names.tensors[tensor]] = "quantised to a number format that faults do not strike"
     return sites

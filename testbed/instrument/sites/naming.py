@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from testbed.instrument.sites.attention import SiteShapes
 from testbed.instrument.sites.layers import Linear, Norm
 from testbed.instrument.sites.pattern_graph import Graph, Weight
+from testbed.instrument.sites.patterns.site_shapes import SiteShapes
 
 
 @dataclass
@@ -35,8 +35,8 @@ class Namer:
         self._norms: set[str] = set()
 
     def add_name(self, name: str, tensors: Sequence[str]) -> None:
-        """The first of ``tensors``, which hold the same numbers, that leads with the batch."""
-        batch_led = next((tensor for tensor in tensors if tensor in self._shapes), None)
+        """The first of ``tensors``, which hold the same numbers, that the batch leads."""
+        batch_led = self._shapes.first(tensors)
         hidden = next((self._graph.inside[tensor] for tensor in tensors if tensor in self._graph.inside), None)
         if batch_led is not None:
             self._names.tensors.setdefault(batch_led, name)

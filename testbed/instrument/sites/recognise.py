@@ -10,21 +10,22 @@ from itertools import pairwise
 
 from onnx import ModelProto
 
-from testbed.instrument.sites.attention import AttentionTensors, SiteShapes, attentions
 from testbed.instrument.sites.block_names import BlockNames
-from testbed.instrument.sites.branches import Branches, StreamStep
 from testbed.instrument.sites.embedding import name_embedding
 from testbed.instrument.sites.fused import graph_of
-from testbed.instrument.sites.joints import SOFTMAX, ancestors, own_numbers
 from testbed.instrument.sites.naming import Namer, Names
 from testbed.instrument.sites.pattern_graph import LAYOUT, SELECT, Graph
+from testbed.instrument.sites.patterns.attention import AttentionTensors, attentions
+from testbed.instrument.sites.patterns.branches import Branches, StreamStep
+from testbed.instrument.sites.patterns.joints import SOFTMAX, ancestors, own_numbers
+from testbed.instrument.sites.patterns.site_shapes import SiteShapes
 
 _POOL = LAYOUT | SELECT | {"ReduceMean", "GlobalAveragePool"}
 _TO_LOGITS = LAYOUT | {"Softmax", "LogSoftmax", "Sigmoid"}
 
 
 def recognise(proto: ModelProto, shapes: SiteShapes) -> Names:
-    """Names of what is recognised; nothing at all where no attention is. shapes: of tensors that lead with the batch."""
+    """Names of what is recognised; nothing at all where no attention is. shapes: of tensors that can be sites."""
     return _Recogniser(graph_of(proto), shapes).run()
 
 

@@ -224,7 +224,7 @@ def opaque_segment(
     mutable: bool = False,
 ) -> PortedSegment:
     """An engine that fuses nothing over the sites' tensors. shapes: of those that have only some rows."""
-    model = opaque(proto, {site.tensor: shapes.get(site.tensor, site.shape) for site in sites})
+    model = opaque(proto, {site.tensor: shapes.get(site.tensor, site.trailing) for site in sites})
     constants = {FLAT: FLAT_SHAPE} if any(v.name == FLAT for v in model.graph.input) else {}
     weights = frozenset(tensor.name for tensor in proto.graph.initializer)
     runner = open_(model.SerializeToString(), batch=batch, mutable_weights=mutable)

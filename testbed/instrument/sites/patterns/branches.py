@@ -9,10 +9,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from testbed.instrument.sites.attention import AttentionTensors, SiteShapes
-from testbed.instrument.sites.joints import SOFTMAX, Joint, joints
 from testbed.instrument.sites.layers import Linear, Norm, activation, linears, norms
 from testbed.instrument.sites.pattern_graph import LAYOUT, Graph, Weight
+from testbed.instrument.sites.patterns.attention import AttentionTensors
+from testbed.instrument.sites.patterns.joints import SOFTMAX, Joint, joints
+from testbed.instrument.sites.patterns.site_shapes import SiteShapes
+from testbed.instrument.sites.patterns.ways import moved_from, moved_to
 
 _NORM_OPS = ("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization", "Sub", "ReduceMean")
 _TO_PROJECTION = LAYOUT | {"Mul", *_NORM_OPS}
@@ -49,7 +51,7 @@ class StreamStep:
 
 
 class Branches:
-    """The linear maps and norms of a graph, and the branches between them. shapes: of tensors that lead with the batch."""
+    """The linear maps and norms of a graph, and the branches between them."""
 
     def __init__(self, graph: Graph, shapes: SiteShapes) -> None:
         self.graph, self._shapes = graph, shapes
@@ -102,8 +104,8 @@ class Branches:
             elif use.op == "Mul" and scale is not None:
                 scales.append(scale)
                 tensor = use.output
-            elif use.op in LAYOUT:
-                tensor = use.output
+            elif moved := moved_to(self.graph, tensor):
+                tensor = moved
             else:
                 return None
         return None
@@ -115,7 +117,7 @@ class Branches:
 
     def norm_before(self, tensor: str) -> Norm | None:
         """The norm whose output ``tensor`` is, or is laid out from."""
-        return next((self.norms[name] for name in self.before(tensor) if name in self.norms), None)
+        return next((self.norms[name] for name in moved_from(self.graph, tensor) if name in self.norms), None)
 
     def only_norm(self, tensor: str) -> Norm | None:
         """The norm that ``tensor`` goes into, if it goes nowhere else."""
@@ -131,7 +133,7 @@ class Branches:
 
     def _is_pooled(self, tensor: str) -> bool:
         """One vector per image: what follows is not a block of the stream but a part of the head."""
-        shape = next((self._shapes[name] for name in self.before(tensor) if name in self._shapes), ())
+        shape = next((self._shapes.led[name] for name in self.before(tensor) if name in self._shapes.led), ())
         return len(shape) == 1 or (len(shape) == 2 and shape[0] == 1)
 
     def before(self, tensor: str) -> list[str]:

@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from testbed.instrument.sites.fused import ATTENTION
 from testbed.instrument.sites.layers import Linear, Norm
 from testbed.instrument.sites.pattern_graph import LAYOUT, SCALE, SELECT, Graph, Node
+from testbed.instrument.sites.patterns.site_shapes import SiteShapes
 
 _PRODUCTS = ("MatMul", "FusedMatMul", "Einsum")
-_TO_SCORES = LAYOUT | SCALE | {"Add", "Sub", "Where"}  # scale and mask
+_TO_SCORES = LAYOUT | SCALE | {"Add", "Sub", "Where"}  # scale, mask and relative positions
 _TO_CONTEXT = LAYOUT | SELECT | SCALE | {"Add", "Sub", "Where", "IsNaN"}
-_TO_QKV = LAYOUT | SELECT | SCALE | {"Add", "Sub", "Neg", "Concat"}  # rotary positions
-
-SiteShapes = Mapping[str, tuple[int, ...]]
-"""Tensor whose leading dimension is the batch -> its shape without it."""
+_NORMALISED = {"ReduceL2", "ReduceSum", "Sqrt", "Pow", "Clip", "Max", "Expand", "Reciprocal"}  # cosine attention
+_TO_QKV = LAYOUT | SELECT | SCALE | {"Add", "Sub", "Neg", "Concat", *_NORMALISED}  # rotary positions
 
 
 @dataclass(frozen=True)
@@ -52,10 +51,22 @@ def attentions(
 
 
 def _product_before(graph: Graph, softmax: Node) -> Node | None:
-    """The product of two live operands whose scaled and masked result enters the softmax."""
-    *_, last = graph.upstream(softmax.inputs[0], _TO_SCORES)
-    node = graph.producer.get(last)
-    return node if node is not None and node.op in _PRODUCTS and len(graph.live_inputs(node)) == 2 else None
+    """The nearest product of two live operands whose scaled and masked result enters the softmax.
+
+    Positions that are made of the queries may be added to it: they are products of one live operand.
+    """
+    waiting, seen = [softmax.inputs[0]], {softmax.inputs[0]}
+    while waiting:
+        node = graph.producer.get(waiting.pop(0))
+        if node is None:
+            continue
+        live = [name for name in dict.fromkeys(graph.live_inputs(node)) if name not in seen]
+        if node.op in _PRODUCTS and len(graph.live_inputs(node)) == 2:
+            return node
+        if node.op in _TO_SCORES or (node.op in _PRODUCTS and len(live) == 1):
+            waiting += live
+            seen.update(live)
+    return None
 
 
 def _product_after(graph: Graph, softmax: Node) -> Node | None:
@@ -76,14 +87,13 @@ def _around(
 ) -> AttentionTensors:
     maps = {softmax.output, *(name for node in graph.downstream(softmax.output, _TO_CONTEXT) for name in node.outputs)}
     value = next((name for name in second.inputs if name not in maps), second.inputs[1])
-    heads, tokens = (*shapes.get(softmax.output, ()), 0, 0)[:2]
     operands = (first.inputs[0], first.inputs[1], value)
     (a, na), (b, nb), (c, nc) = (_source(graph, operand, outputs, norms) for operand in operands)
     return AttentionTensors(
         index=softmax.index,
-        q=_operand(graph, operands[0], heads, tokens, shapes),
-        k=_operand(graph, operands[1], heads, tokens, shapes, turned=True),
-        v=_operand(graph, operands[2], heads, tokens, shapes),
+        q=_operand(graph, operands[0], softmax.output, shapes),
+        k=_operand(graph, operands[1], softmax.output, shapes, turned=True),
+        v=_operand(graph, operands[2], softmax.output, shapes),
         scores=softmax.inputs[0],
         softmax=softmax.output,
         context=second.output,
@@ -98,20 +108,23 @@ def _fused(graph: Graph, node: Node, outputs: Mapping[str, Linear], norms: Mappi
     return AttentionTensors(node.index, q, k, v, "", "", node.output, (a, b, c), (na, nb, nc), node.inside)
 
 
-def _operand(graph: Graph, tensor: str, heads: int, tokens: int, shapes: SiteShapes, turned: bool = False) -> str:
+def _operand(graph: Graph, tensor: str, maps: str, shapes: SiteShapes, turned: bool = False) -> str:
     """An operand, q, k or v, as (heads, tokens, width) if the graph has it so, before it is scaled; else as it enters
     the product.
 
-    turned: the product is given (heads, width, tokens).
+    maps: the softmax, whose heads and tokens these are. turned: the product is given (heads, width, tokens).
     """
     path = list(graph.upstream(tensor, LAYOUT | SCALE))
     scaled = [index for index, name in enumerate(path[:-1]) if graph.producer[name].op in SCALE]
     unscaled = path[scaled[-1] + 1] if scaled else tensor
-    batch_led = [name for name in graph.upstream(unscaled, LAYOUT) if name in shapes]
-    fit = [name for name in batch_led if len(shapes[name]) == 3 and shapes[name][:2] == (heads, tokens)]
-    if fit:
-        return fit[-1] if turned else fit[0]
-    return batch_led[0] if batch_led else tensor
+    sites = [name for name in graph.upstream(unscaled, LAYOUT) if name in shapes]
+    outer = shapes.trailing(maps)[:-1]
+    fit = [
+        name for name in sites if len(shapes.trailing(name)) == len(outer) + 1 and shapes.trailing(name)[:-1] == outer
+    ]
+    if chosen := shapes.first(fit[::-1] if turned else fit):
+        return chosen
+    return shapes.first(sites) or tensor
 
 
 def _source(
