@@ -14,6 +14,7 @@ from testbed.core.errors import TestbedError, UsageError
 from testbed.core.folder.files import sha256_file, sha256_json
 from testbed.models.config import ViTConfig
 from testbed.models.importers.facts.described import CONFIG, Described, described
+from testbed.models.importers.facts.families import refuse_families
 from testbed.models.importers.facts.inference import inferred_config
 from testbed.models.importers.facts.ledger import INSTEAD, FactSource, Ledger, Told, assumed
 from testbed.models.importers.facts.stated import StatedFacts
@@ -131,11 +132,13 @@ def _recognised(path: Path, chosen: WeightSet, asked: str | None) -> Layout:
     except TestbedError as error:
         if not isinstance(error, UsageError):
             described(path.parent)  # says which model it is
+            refuse_families(path, chosen.tensors)
             refuse_named_features(path, chosen.tensors)
         raise
     _, names = names_in(known, chosen.tensors)
     spoken_for = {theirs for group in names.values() for theirs in group}
     extra = [name for name in chosen.tensors if name not in spoken_for and not name.startswith(known.unused)]
+    refuse_families(path, extra)
     refuse_named_features(path, extra)
     return known
 

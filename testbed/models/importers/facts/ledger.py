@@ -11,7 +11,10 @@ from pydantic import JsonValue
 from testbed.core.errors import TestbedError, UsageError
 
 FactSource = Literal["file", "config.json", "stated", "data set", "usual"]
-INSTEAD = "export it to ONNX with its own library and name the file in the spec: [model] onnx = FILE"
+INSTEAD = (
+    "export it to ONNX with its own library: torch.onnx.export(model.eval(), (images,), 'FILE.onnx', dynamo=True,"
+    " dynamic_shapes=({0: 'batch'},)), then: testbed instrument FILE.onnx, or in a spec [model] onnx = FILE.onnx"
+)
 _NOUNS = {
     "classes": "the weights are for {have} classes, not {said}: another data set's weights? Where the data set has only some"
     " of the classes, state them all: --classes FILE",
