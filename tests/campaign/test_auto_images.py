@@ -63,6 +63,28 @@ def test_the_pilot_says_how_many_and_why(auto_run: Path) -> None:
     assert all(choice.sentence in summary["statement"] for choice in chosen.values())
 
 
+@pytest.mark.parametrize("rho", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize(("fault", "row"), [(0.1, 0.01), (0.001, 0.02)])
+def test_what_a_choice_saves_is_what_faults_of_beta_rates_say(rho: float, fault: float, row: float) -> None:
+    """Variances of the mean of m correlated 0/1 images, drawn."""
+    rng = np.random.default_rng(0)
+    own = rng.random(200_000) < 0.5
+    images = np.where(rng.random((200_000, 8)) < np.sqrt(rho), own[:, None], rng.random((200_000, 8)) < 0.5)
+    cost = {m: images[:, :m].mean(1).var() * (fault + m * row) for m in (2, 8)}
+    chosen = ChosenImages(
+        target="model",
+        where="weight",
+        images=2,
+        of=8,
+        correlation=rho,
+        fault_seconds=fault,
+        row_seconds=row,
+        why="",
+    )
+    assert chosen.saving == pytest.approx(cost[8] / cost[2], rel=0.03)
+    assert f"all of them would take {chosen.saving:.2g} times as long" in chosen.sentence
+
+
 def test_rows_of_the_pilot_count_nowhere(auto_run: Path) -> None:
     facts = facts_of(RunFolder.existing(auto_run), "execute", ExecuteFacts)
     plan = read_plan(auto_run / "faults.parquet")

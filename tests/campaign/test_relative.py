@@ -16,17 +16,20 @@ import pytest
 
 from testbed.api.progress_text import lines
 from testbed.campaign import pipeline
+from testbed.campaign.pipeline import run_campaign
 from testbed.campaign.plan.adaptive import DESIGN
 from testbed.campaign.results.status import campaign_status
 from testbed.campaign.results.status_file import read_status
 from testbed.campaign.spec.campaign import parse_spec
 from testbed.campaign.stop_facts import StopFacts
+from testbed.campaign.work.worker_setup import WorkerSetup
 from testbed.core.errors import StaleArtefact
 from testbed.core.folder.files import write_json
 from testbed.core.folder.runfolder import RunFolder
 from testbed.report.read.evidence import read_evidence
 from testbed.report.sections.rounds import design_worth, rounds
 from tests.support.campaigns import TINY, run_here
+from tests.support.clusters import Cluster
 from tests.support.finished import finished
 from tests.support.victims import KILLED, Victims, assert_same_rows, leftovers
 
@@ -116,6 +119,21 @@ def test_killed_at_random_it_ends_with_the_same_rows(victims: Victims, whole: Pa
     assert victims.run(run, *argv, "--workers", "2") == 0, victims.told()
     assert_same_rows(run, whole)
     assert leftovers(run) == []
+
+
+@pytest.mark.slow
+def test_on_a_cluster_its_rounds_are_the_same(whole: Path, tmp_path: Path) -> None:
+    """Strata by golden value, rounds, and weight faults on the images that the pilot chose."""
+    run = shutil.copytree(whole, tmp_path / "run")
+    (folder := tmp_path / "cluster").mkdir()
+    cluster = Cluster(folder)
+    try:
+        cluster.start("one")
+        cluster.start("two")
+        run_campaign(parse_spec(SPEC), run, redo="plan", worker_setup=WorkerSetup(scheduler=cluster.address))
+    finally:
+        cluster.close()
+    assert_same_rows(run, whole)
 
 
 def test_classes_that_were_changed_are_refused_by_name(victims: Victims, whole: Path, tmp_path: Path) -> None:
