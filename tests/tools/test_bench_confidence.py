@@ -17,6 +17,7 @@ from benchmarks.adaptive import (
     LINEAR_SITES,
     correlation,
     leveugle_sizes,
+    pilot_correlation,
     populations,
     spec_of,
     uniform_sizes,
@@ -80,6 +81,16 @@ def test_the_correlation_of_a_faults_images_is_told_by_pairs_though_few_are_run(
         }
         pq.write_table(pa.table(rows), tmp_path / "results.parquet")
         np.testing.assert_allclose(correlation(tmp_path / "results.parquet"), [0.8, 0.8], atol=0.03)
+
+
+def test_where_each_fault_has_one_image_the_pilot_tells_how_alike_images_are(tmp_path: Path) -> None:
+    rows = {"fault_id": [0, 1], "block": [0, 0], "outcome": ["sdc1", "masked"], "weight": [1.0, 1.0]}
+    pq.write_table(pa.table(rows), tmp_path / "results.parquet")
+    choice = {"where": "weight", "correlation": 0.3}
+    stages = {"images": {"facts": {"chosen": [{"where": "activation", "correlation": 0.9}, choice]}}}
+    assert correlation(tmp_path / "results.parquet", pilot_correlation(stages)).tolist() == [0.3]
+    assert pilot_correlation({}) == 0
+    assert pilot_correlation({"images": {"facts": {"chosen": [choice | {"correlation": None}]}}}) == 0
 
 
 def test_what_is_asked_of_a_campaign_leaves_the_design_to_it() -> None:

@@ -79,7 +79,7 @@ def run(ours: Ours, folder: Path) -> Adaptive:
         high,
         n,
         facts["rows"],
-        correlation(folder / "results.parquet"),
+        correlation(folder / "results.parquet", pilot_correlation(stages)),
         facts["stop"]["met"],
         facts["stop"]["rounds"],
         cpu + pilot,
@@ -88,9 +88,15 @@ def run(ours: Ours, folder: Path) -> Adaptive:
     )
 
 
-def correlation(results: Path) -> NDArray[np.float64]:
+def pilot_correlation(stages: dict[str, Any]) -> float:
+    """Of the images of a weight fault, as the pilot found it; 0 where there was none, or it saw too few events."""
+    chosen = stages.get("images", {}).get("facts", {}).get("chosen", [])
+    return next((choice["correlation"] or 0.0 for choice in chosen if choice["where"] == "weight"), 0.0)
+
+
+def correlation(results: Path, otherwise: float = 0.0) -> NDArray[np.float64]:
     """(blocks,) intra-class correlation of SDC-1 among the images of a fault, faults weighed: from pairs of images, which a
-    sample of a fault's images tells without bias. 0 where no fault has two."""
+    sample of a fault's images tells without bias. ``otherwise`` where no fault has two."""
     rows = pq.read_table(results, columns=["fault_id", "block", "outcome", "weight"]).to_pandas()
     rows["event"] = (rows.outcome.astype(str) == "sdc1").astype(float)
     faults = rows.groupby("fault_id").agg(
@@ -102,7 +108,7 @@ def correlation(results: Path) -> NDArray[np.float64]:
         own, pairs = faults[faults.block == block], several[several.block == block]
         p = float(np.average(own.k / own.m, weights=own.weight))
         if not len(pairs) or not 0 < p < 1:
-            told.append(0.0)
+            told.append(0.0 if len(pairs) else otherwise)
             continue
         both = float(np.average(pairs.k * (pairs.k - 1) / (pairs.m * (pairs.m - 1)), weights=pairs.weight))
         told.append(float(np.clip((both - p * p) / (p * (1 - p)), 0, 1)))
