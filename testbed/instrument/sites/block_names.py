@@ -3,11 +3,14 @@ norms and weights of both."""
 
 from __future__ import annotations
 
+from collections import Counter
+
 from testbed.instrument.sites.layers import Linear
 from testbed.instrument.sites.naming import Namer
 from testbed.instrument.sites.patterns.attention import AttentionTensors
-from testbed.instrument.sites.patterns.branches import Branches, MlpTensors, StreamStep
+from testbed.instrument.sites.patterns.branches import Branches, StreamStep
 from testbed.instrument.sites.patterns.joints import Joint
+from testbed.instrument.sites.patterns.mlp import MlpTensors
 from testbed.instrument.sites.patterns.ways import moved_from
 
 _UNKNOWN = {
@@ -25,10 +28,18 @@ class BlockNames:
 
     def name_step(self, block: str, step: StreamStep) -> str:
         """Names a step's tensors and weights; returns the stream after it."""
-        if isinstance(step.part, AttentionTensors):
-            return self._attention(block, step.part, step.joint)
-        if isinstance(step.part, MlpTensors):
-            return self._mlp(block, step.part, step.joint)
+        if not step.parts:
+            return self._not_recognised(block, step)
+        if len(step.parts) == 1:
+            (part,) = step.parts
+            if isinstance(part, AttentionTensors):
+                return self._joined(
+                    f"{block}.attn", f"{block}.norm1", *self._attention(f"{block}.attn", part), step.joint
+                )
+            return self._joined(f"{block}.mlp", f"{block}.norm2", *self._mlp(f"{block}.mlp", part), step.joint)
+        return self._side_by_side(block, step)
+
+    def _not_recognised(self, block: str, step: StreamStep) -> str:
         if step.kind == "both":
             self._namer.lacks(block, _UNKNOWN["both"])
             return step.joint.residual
@@ -39,8 +50,40 @@ class BlockNames:
         self._namer.add_name(f"{block}.{step.kind}.residual", [step.joint.residual])
         return step.joint.residual
 
-    def _attention(self, block: str, tensors: AttentionTensors, joint: Joint) -> str:
-        site, add_name = f"{block}.attn", self._namer.add_name
+    def _side_by_side(self, block: str, step: StreamStep) -> str:
+        """Branches that are added up before the joint: of several of one kind, each has a number."""
+        kinds = ["attn" if isinstance(part, AttentionTensors) else "mlp" for part in step.parts]
+        numbers = Counter[str]()
+        packed = self._packed(step)
+        for kind, part in zip(kinds, step.parts, strict=True):
+            number = f".{numbers[kind]}" if kinds.count(kind) > 1 else ""
+            numbers[kind] += 1
+            site = f"{block}.{kind}{number}"
+            if isinstance(part, AttentionTensors):
+                first, last = self._attention(site, part, packed)
+            else:
+                first, last = self._mlp(site, part, packed)
+            end = self._branches.added(last.output, step.joint, beside=True)
+            norm = self._branches.norm_before(first.input)
+            if norm is not None and not self._namer.has(norm):
+                self._namer.name_norm(f"{block}.norm1" if len(set(kinds)) > 1 else f"{site}.norm", norm)
+            for scale in end.scales if end else ():
+                self._namer.claim(f"{site}.layerscale", scale)
+        if packed is not None:
+            self._namer.add_name(f"{block}.in_proj", self._branches.after(packed.output))
+            self._namer.linear_weights(f"{block}.in_proj", packed)
+        residual = f"{block}.residual" if len(set(kinds)) > 1 else f"{block}.{kinds[0]}.residual"
+        self._namer.add_name(residual, [step.joint.residual])
+        return step.joint.residual
+
+    def _packed(self, step: StreamStep) -> Linear | None:
+        """The one map that makes q, k, v and the MLP's first values, where there is such a one."""
+        firsts = {part.first for part in step.parts if isinstance(part, MlpTensors)}
+        return next((s for p in step.parts if isinstance(p, AttentionTensors) for s in p.sources if s in firsts), None)
+
+    def _attention(self, site: str, tensors: AttentionTensors, packed: Linear | None = None) -> tuple[Linear, Linear]:
+        """Names what an attention holds; returns its outermost maps. packed: a map that is not its own."""
+        add_name = self._namer.add_name
         projection, source = self._branches.projection(tensors.context), tensors.sources[0]
         assert projection is not None
         assert source is not None
@@ -52,27 +95,39 @@ class BlockNames:
             else:
                 self._namer.is_inside(f"{site}.{name}", tensors.inside)
         add_name(f"{site}.context", self._branches.before(projection.input))
-        self._qkv_weights(site, tensors)
+        self._qkv_weights(site, tensors, packed)
         add_name(f"{site}.proj", self._branches.after(projection.output))
         self._namer.linear_weights(f"{site}.proj", projection)
-        return self._joined(site, f"{block}.norm1", source, projection, joint)
+        return source, projection
 
-    def _qkv_weights(self, site: str, tensors: AttentionTensors) -> None:
-        packed = len({source.output for source in tensors.sources if source}) == 1
+    def _qkv_weights(self, site: str, tensors: AttentionTensors, packed: Linear | None) -> None:
+        """Named after all that one map makes: qkv, kv, or each alone."""
+        made_by: dict[str, list[str]] = {}
         for name, source, norm in zip("qkv", tensors.sources, tensors.norms, strict=True):
-            if source and (not packed or name == "q"):
-                self._namer.linear_weights(f"{site}.{'qkv' if packed else name}", source)
+            if source and source != packed:
+                made_by.setdefault(source.output, []).append(name)
             if norm:
                 self._namer.norm_weights(f"{site}.{name}_norm", norm)
+        for source in {source.output: source for source in tensors.sources if source and source != packed}.values():
+            self._namer.linear_weights(f"{site}.{''.join(made_by[source.output])}", source)
 
-    def _mlp(self, block: str, mlp: MlpTensors, joint: Joint) -> str:
-        site = f"{block}.mlp"
-        self._namer.add_name(f"{site}.fc1", self._branches.after(mlp.first.output))
+    def _mlp(self, site: str, mlp: MlpTensors, packed: Linear | None = None) -> tuple[Linear, Linear]:
+        """Names what an MLP holds; returns its outermost maps. packed: a map that is not its own."""
+        maps = {"fc1": mlp.first, "fc2": mlp.second}
+        if mlp.gate is not None:
+            maps = {"fc1_gate": mlp.gate, "fc1_value": mlp.first, "fc2": mlp.second}
+        if mlp.convolution is not None:
+            maps["conv"] = mlp.convolution
+        for name, linear in maps.items():
+            if linear == packed:
+                self._namer.add_name(f"{site}.{name}", [self._branches.shifted(part) for part in mlp.entering])
+            else:
+                self._namer.add_name(f"{site}.{name}", self._branches.after(linear.output))
+                self._namer.linear_weights(f"{site}.{name}", linear)
         self._namer.add_name(f"{site}.gelu", [mlp.activated])
-        self._namer.add_name(f"{site}.fc2", self._branches.after(mlp.second.output))
-        self._namer.linear_weights(f"{site}.fc1", mlp.first)
-        self._namer.linear_weights(f"{site}.fc2", mlp.second)
-        return self._joined(site, f"{block}.norm2", mlp.first, mlp.second, joint)
+        if mlp.norm is not None:
+            self._namer.name_norm(f"{site}.norm", mlp.norm)
+        return mlp.first, mlp.second
 
     def _joined(self, site: str, norm_name: str, first: Linear, last: Linear, joint: Joint) -> str:
         """Names the branch's residual and norm. first, last: its outermost linear maps."""

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from testbed.instrument.sites.pattern_graph import LAYOUT, SELECT, Graph, Node, Weight
+from testbed.instrument.sites.pattern_graph import Graph, Node, Weight
 
 _NORMS = ("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
 NONLINEAR = frozenset(
     ("Gelu", "QuickGelu", "Erf", "Tanh", "Sigmoid", "Relu", "LeakyRelu", "Elu", "Selu", "Celu", "HardSwish", "Mish")
 ) | {"HardSigmoid", "Swish", "Softplus", "Exp", "Clip"}
-_ELEMENTWISE = NONLINEAR | {"Mul", "Div", "Add", "Sub", "Pow", "Neg", "Sqrt", "Max", "Min"}
 
 
 @dataclass(frozen=True)
@@ -139,26 +138,3 @@ def _decomposed_rms_norm(graph: Graph, node: Node) -> Norm | None:
                 output, weight = _scaled(graph, node.output)
                 return Norm(square.index, x, output, weight, None, frozenset((square.index, node.index)), False)
     return None
-
-
-def activation(graph: Graph, tensor: str, outputs: dict[str, Linear]) -> tuple[Linear, str] | None:
-    """If ``tensor`` is f(y), f elementwise and not linear, y a linear map's output: that map, and the tensor f(y).
-
-    f may be one node, or as many as an exporter writes an error function or a tanh approximation with.
-    """
-    *_, result = graph.upstream(tensor, LAYOUT)
-    roots, ops, waiting, seen = set(), set(), [result], {result}
-    while waiting:
-        name = waiting.pop()
-        node = graph.producer.get(name)
-        if name in outputs:
-            roots.add(name)
-        elif node is not None and node.op in _ELEMENTWISE | LAYOUT | SELECT:  # a gate takes half of the map
-            ops.add(node.op)
-            waiting += [source for source in graph.live_inputs(node) if source not in seen]
-            seen.update(node.inputs)
-        else:
-            return None
-    if len(roots) != 1 or not ops & NONLINEAR:
-        return None
-    return outputs[roots.pop()], result

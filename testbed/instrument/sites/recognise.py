@@ -38,7 +38,7 @@ class _Recogniser:
     def run(self) -> Names:
         recognised = list(attentions(self.graph, self.branches.linears, self.branches.norms, self.shapes))
         steps = list(self.branches.steps(recognised))
-        if not any(step.part for step in steps) or not any(step.joint.attends for step in steps):
+        if not any(step.parts for step in steps) or not any(step.joint.attends for step in steps):
             return Names()
         if not self._is_one_stream(steps):
             return Names()

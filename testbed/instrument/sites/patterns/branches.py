@@ -9,28 +9,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from testbed.instrument.sites.layers import Linear, Norm, activation, linears, norms
+from testbed.instrument.sites.layers import Linear, Norm, linears, norms
 from testbed.instrument.sites.pattern_graph import LAYOUT, Graph, Weight
 from testbed.instrument.sites.patterns.attention import AttentionTensors
 from testbed.instrument.sites.patterns.joints import SOFTMAX, Joint, joints
+from testbed.instrument.sites.patterns.mlp import MlpTensors, mlps
 from testbed.instrument.sites.patterns.site_shapes import SiteShapes
 from testbed.instrument.sites.patterns.ways import moved_from, moved_to
 
 _NORM_OPS = ("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization", "Sub", "ReduceMean")
 _TO_PROJECTION = LAYOUT | {"Mul", *_NORM_OPS}
+_SUMS = ("Add", "Sum", "Unsqueeze", "Concat", "ReduceSum")
 
-
+BranchPart = AttentionTensors | MlpTensors
 BranchKind = Literal["attn", "mlp", "both"]
-
-
-@dataclass(frozen=True)
-class MlpTensors:
-    """``activated``: the activation function's output, between the two maps."""
-
-    index: int
-    first: Linear
-    activated: str
-    second: Linear
 
 
 @dataclass(frozen=True)
@@ -43,11 +35,12 @@ class BranchEnd:
 
 @dataclass(frozen=True)
 class StreamStep:
-    """A joint of the stream, and what branches off before it. ``part``: None where its inside is not recognised."""
+    """A joint of the stream, and what branches off before it. ``parts``: none where its inside is not recognised,
+    several where they are side by side."""
 
     joint: Joint
     kind: BranchKind
-    part: AttentionTensors | MlpTensors | None
+    parts: tuple[BranchPart, ...]
 
 
 class Branches:
@@ -61,35 +54,44 @@ class Branches:
 
     def steps(self, recognised: list[AttentionTensors]) -> Iterator[StreamStep]:
         """Joints without joints inside, those of the pooled vector after the blocks left out."""
-        mlps, all_joints = list(self._mlps()), list(joints(self.graph))
+        all_joints = list(joints(self.graph))
+        all_mlps = list(mlps(self.graph, self.linears, self.norms))
         for joint in all_joints:
             inner = any(other.index in joint.places for other in all_joints)
             if inner or self._is_pooled(joint.stream):
                 continue
-            kind: BranchKind = ("both" if joint.activates else "attn") if joint.attends else "mlp"
-            maps = sum(node.op in SOFTMAX for node in joint.branch)
-            products = sum(linear.index in joint.places for linear in self.linears.values())
-            parts: list[AttentionTensors | MlpTensors] = []
-            if kind == "attn" and maps == 1:
-                parts += [part for part in recognised if part.index in joint.places and self._ends(part, joint)]
-            elif kind == "mlp" and products == 2:
-                parts += [part for part in mlps if part.index in joint.places and self._ends(part, joint)]
-            yield StreamStep(joint, kind, parts[0] if len(parts) == 1 else None)
+            yield self._step(joint, recognised, all_mlps)
 
-    def _mlps(self) -> Iterator[MlpTensors]:
-        for second in self.linears.values():
-            activated = activation(self.graph, second.input, self.linears)
-            if activated is not None:
-                yield MlpTensors(activated[0].index, *activated, second)
+    def _step(self, joint: Joint, recognised: list[AttentionTensors], all_mlps: list[MlpTensors]) -> StreamStep:
+        """A branch is understood where every softmax, or every product of an MLP, is of a part that ends in the joint."""
+        kind: BranchKind = ("both" if joint.activates else "attn") if joint.attends else "mlp"
+        maps = sum(node.op in SOFTMAX for node in joint.branch)
+        products = {linear.index for linear in self.linears.values() if linear.index in joint.places}
+        attentions = [part for part in recognised if part.index in joint.places]
+        followed = [part for part in all_mlps if part.linears <= products] if kind != "attn" else []
+        parts: tuple[BranchPart, ...] = (*attentions, *followed)
+        accounted = products == frozenset[int]().union(*map(self._linears_of, parts))
+        beside = len(parts) > 1
+        if len(attentions) != maps or not all(self._ends(part, joint, beside) for part in parts):
+            return StreamStep(joint, kind, ())
+        if kind == "attn":
+            return StreamStep(joint, kind, parts)
+        return StreamStep(joint, kind, parts if accounted else ())
 
-    def _ends(self, part: AttentionTensors | MlpTensors, joint: Joint) -> bool:
-        """Whether the part's last map goes straight into the joint."""
+    def _linears_of(self, part: BranchPart) -> frozenset[int]:
+        if isinstance(part, MlpTensors):
+            return part.linears
+        maps = (*part.sources, self.projection(part.context))
+        return frozenset(linear.index for linear in maps if linear)
+
+    def _ends(self, part: BranchPart, joint: Joint, beside: bool) -> bool:
+        """Whether the part's last map goes straight into the joint, or into a sum with its likes before it."""
         last = part.second if isinstance(part, MlpTensors) else self.projection(part.context)
         first = part.first if isinstance(part, MlpTensors) else part.sources[0]
-        return last is not None and first is not None and self.added(last.output, joint) is not None
+        return last is not None and first is not None and self.added(last.output, joint, beside) is not None
 
-    def added(self, tensor: str, joint: Joint) -> BranchEnd | None:
-        """The way from the branch's last map to its joint; None where it ends elsewhere."""
+    def added(self, tensor: str, joint: Joint, beside: bool = False) -> BranchEnd | None:
+        """The way from the branch's last map to its joint; None where it ends elsewhere. beside: others may be added."""
         norm: Norm | None = None
         scales: list[Weight] = []
         while uses := self.graph.uses(tensor):
@@ -106,6 +108,8 @@ class Branches:
                 tensor = use.output
             elif moved := moved_to(self.graph, tensor):
                 tensor = moved
+            elif beside and use.op in _SUMS:
+                tensor = use.output
             else:
                 return None
         return None
@@ -114,6 +118,12 @@ class Branches:
         """The linear map that takes the context, laid out anew or normed on the way."""
         reached = [context, *(node.output for node in self.graph.downstream(context, _TO_PROJECTION))]
         return next((self._takes[tensor] for tensor in reached if tensor in self._takes), None)
+
+    def shifted(self, tensor: str) -> str:
+        """The tensor after a bias of its own, if one is added."""
+        uses = self.graph.uses(tensor)
+        biased = len(uses) == 1 and uses[0].op == "Add" and self.graph.dead_operand(uses[0]) is not None
+        return uses[0].output if biased else tensor
 
     def norm_before(self, tensor: str) -> Norm | None:
         """The norm whose output ``tensor`` is, or is laid out from."""
