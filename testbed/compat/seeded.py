@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from testbed.compat.architectures.entry import CLASSES, Architecture
-from testbed.compat.exporters import logits_of
+from testbed.compat.exporters import logits_of, quiet
 
 if TYPE_CHECKING:
     from torch import nn
@@ -27,13 +27,14 @@ def built(entry: Architecture, seed: int = 0) -> nn.Module:
     import torch
 
     torch.manual_seed(seed)
-    model = entry.build().eval()
+    with quiet():
+        model = entry.build().eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
             noise = torch.randn(parameter.shape, generator=generator)
             if parameter.ndim > 1:
-                parameter.copy_(noise * (parameter.shape[0] / parameter.numel()) ** 0.5)
+                parameter.copy_(noise * (parameter.shape[0] / max(1, parameter.numel())) ** 0.5)
             else:
                 parameter.add_(_SPREAD * noise)
         for name, buffer in model.named_buffers():

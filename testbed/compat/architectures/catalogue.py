@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from testbed.compat.architectures.entry import Architecture
+from testbed.compat.architectures.other_models import TORCHVISION, VIT_PYTORCH
+from testbed.compat.architectures.timm_hierarchical import HIERARCHICAL
 from testbed.compat.architectures.timm_models import PLAIN
+from testbed.compat.architectures.transformers_models import TRANSFORMERS
 from testbed.core.errors import UsageError
 from testbed.core.words.nearest import unknown
 
-ALL: tuple[Architecture, ...] = (*PLAIN,)
+ALL: tuple[Architecture, ...] = (*PLAIN, *HIERARCHICAL, *TRANSFORMERS, *TORCHVISION, *VIT_PYTORCH)
 
 
 def choose(

@@ -6,7 +6,7 @@ the same place the element is corrupted, in memory, so that everything that take
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -61,12 +61,14 @@ class EagerModel:
         """(K,) without a fault."""
         return self._run(nullcontext())
 
-    def faulty_logits(self, site: str, value: np.float32, masks: Masks) -> list[NDArray[np.float32]]:
+    def faulty_logits(self, site: str, value: np.float32, masks: Masks) -> Iterator[NDArray[np.float32]]:
         """(K,) per operation of the site, with the element that holds this value corrupted; none where no element is known
         by its value."""
-        passes = [_Corrupting(operation, value, masks) for operation in self.operations(site)]
-        logits = [self._run(corrupting) for corrupting in passes]
-        return [faulty for faulty, corrupting in zip(logits, passes, strict=True) if corrupting.done]
+        for operation in self.operations(site):
+            corrupting = _Corrupting(operation, value, masks)
+            logits = self._run(corrupting)
+            if corrupting.done:
+                yield logits
 
     def _run(self, mode: AbstractContextManager[Any]) -> NDArray[np.float32]:
         # attention as its formula: one operation of all hides scores and softmax

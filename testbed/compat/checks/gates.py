@@ -74,5 +74,4 @@ def _is_compared(subject: CheckedExport, site: Site) -> bool:
     faulty = with_parameter(subject.model, subject.inputs[:1], values, flip.index, flip.masks)
     if faulty is None:
         return False
-    inject_weight(subject, flip).check_same([faulty])
-    return True
+    return inject_weight(subject, flip).is_compared([faulty])

@@ -32,7 +32,7 @@ def test_an_element_is_corrupted_for_all_that_takes_it() -> None:
     eager = EagerModel(Stream().eval(), IMAGE)
     stream = IMAGE.reshape(-1) + np.float32(0.5)
     eager.find({"stream": stream[::-1].copy()})  # in another order: it is known by its values
-    first = eager.faulty_logits("stream", stream[1], SIGN)[0]
+    first = next(eager.faulty_logits("stream", stream[1], SIGN))
     turned = stream * [1, -1, 1, 1]
     np.testing.assert_array_equal(first, turned * [2, 11, 101, 1001])
     np.testing.assert_array_equal(eager.logits(), stream * [2, 11, 101, 1001])
@@ -42,14 +42,14 @@ def test_a_tensor_that_the_model_does_not_compute_has_no_operation() -> None:
     eager = EagerModel(Stream().eval(), IMAGE)
     eager.find({"none": np.array([1, 2, 3, 5], np.float32)})
     assert eager.operations("none") == []
-    assert eager.faulty_logits("none", np.float32(1), SIGN) == []
+    assert list(eager.faulty_logits("none", np.float32(1), SIGN)) == []
 
 
 def test_an_element_whose_value_others_have_is_not_taken_for_them() -> None:
     eager = EagerModel(Stream().eval(), np.full((1, 1, 2, 2), 2, np.float32))
     eager.find({"stream": np.full(4, 2.5, np.float32)})
     assert eager.operations("stream") != []
-    assert eager.faulty_logits("stream", np.float32(2.5), SIGN) == []
+    assert list(eager.faulty_logits("stream", np.float32(2.5), SIGN)) == []
 
 
 def test_attention_is_seen_inside() -> None:
@@ -63,12 +63,12 @@ def test_attention_is_seen_inside() -> None:
     scores = (tokens @ tokens.T / 2).astype(np.float32)
     eager = EagerModel(Attends(), image)
     eager.find({"scores": scores})
-    faulty = eager.faulty_logits("scores", scores[1, 1], SIGN)
+    faulty = next(eager.faulty_logits("scores", scores[1, 1], SIGN))
     turned = scores.copy()
     turned[1, 1] *= -1
     maps = np.exp(turned) / np.exp(turned).sum(1, keepdims=True)
-    np.testing.assert_allclose(faulty[0], (maps @ tokens).reshape(-1), rtol=1e-5)
-    assert eager.faulty_logits("scores", scores[0, 1], SIGN) == []  # symmetric: two elements have that value
+    np.testing.assert_allclose(faulty, (maps @ tokens).reshape(-1), rtol=1e-5)
+    assert list(eager.faulty_logits("scores", scores[0, 1], SIGN)) == []  # symmetric: two elements have that value
 
 
 def test_a_parameter_is_corrupted_and_restored() -> None:
