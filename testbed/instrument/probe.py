@@ -14,9 +14,10 @@ from typing import Any, ClassVar, Protocol, Self
 from numpy.typing import NDArray
 from onnx import AttributeProto, ModelProto, NodeProto
 
-from testbed.core.errors import TestbedError
+from testbed.core.errors import EngineError, TestbedError
 from testbed.core.process.isolate import Isolated, WorkerFailed
 from testbed.engines.runner import Arrays, EngineRequest, Runner, open_engine
+from testbed.instrument.skeleton import empty_weights, in_float32, skeleton
 
 _OPEN_S = 120.0  # libraries are imported, the graph is optimised
 RUN_S = 20.0  # a few images, for which a large ViT needs one
@@ -37,10 +38,38 @@ def open_probe(proto: ModelProto, purpose: str) -> Probe:
 
     purpose: a name for what the file is here.
     """
-    model = proto.SerializeToString()
+    model = in_float32(proto).SerializeToString()
     if loop := next(control_flow(proto), ""):
         return _Isolated(model, purpose, loop)
     return open_here(model, purpose)
+
+
+def open_weightless(proto: ModelProto, purpose: str) -> Probe:
+    """The same with zeros for the file's large weights, to find out shapes: these take no memory.
+
+    Where ONNX Runtime asks for the weights themselves, it is given them.
+    """
+    try:
+        return _Weightless(open_probe(skeleton(proto), purpose), empty_weights(proto))
+    except EngineError:
+        return open_probe(proto, purpose)
+
+
+class _Weightless:
+    """An engine that is fed zeros for its weights."""
+
+    def __init__(self, engine: Probe, weights: Arrays) -> None:
+        self._engine, self._weights = engine, weights
+
+    def run(self, feeds: Arrays) -> dict[str, NDArray]:
+        return self._engine.run({**feeds, **self._weights})
+
+    def __enter__(self) -> Self:
+        self._engine.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._engine.__exit__(*error)
 
 
 def control_flow(proto: ModelProto) -> Iterator[str]:

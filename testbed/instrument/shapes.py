@@ -8,6 +8,7 @@ times and no other does.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,8 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from testbed.core.errors import TestbedError, UsageError
 from testbed.instrument.probe import open_probe
 from testbed.instrument.quantised import FLOATS
+from testbed.instrument.skeleton import empty_weights, skeleton
+from testbed.instrument.slicing import descendants
 
 FORMATS: dict[int, str] = {
     TensorProto.FLOAT: "fp32",
@@ -52,7 +55,13 @@ def per_image(proto: ModelProto) -> dict[str, PerImage]:
     """
     types = _element_types(proto)
     names = [name for node in proto.graph.node for name in node.output if types.get(name) in _FAULTY]
-    first, second = (measured_shapes(proto, names, batch) for batch in _BATCHES)
+    if not names:
+        raise TestbedError(
+            f"{_computes_in(proto, types)}, of whose numbers no faults are defined; convert it to float32 or float16"
+        )
+    if fixed_batch(proto):
+        return _of_one_image(proto, names, types)
+    first, second = shapes_at(proto, names, _BATCHES)
     by_name, parts = {}, {}
     for name in names:
         small, large = first[name], second[name]
@@ -107,20 +116,53 @@ def _opset(proto: ModelProto) -> int:
     return next((int(e.version) for e in proto.opset_import if e.domain in ("", "ai.onnx")), 0)
 
 
+def _computes_in(proto: ModelProto, types: dict[str, int]) -> str:
+    """The number format of a file without a tensor that can be faulty, and the first node that gives it, for people."""
+    for node in proto.graph.node:
+        element = types.get(node.output[0], 0)
+        if element not in (0, TensorProto.INT64, TensorProto.BOOL) and not node.output[0].startswith("testbed/"):
+            kind = helper.tensor_dtype_to_string(element).removeprefix("TensorProto.").lower()
+            return f"the model computes in {kind} ({node.op_type} {node.name or node.output[0]!r})"
+    return "the model computes in whole numbers alone"
+
+
+def fixed_batch(proto: ModelProto) -> int:
+    """How many images the input declares, 0 where that is open."""
+    return int(model_input(proto).type.tensor_type.shape.dim[0].dim_value)
+
+
+def _of_one_image(proto: ModelProto, names: list[str], types: dict[str, int]) -> dict[str, PerImage]:
+    """Tensors of a file of one image at a time that depend on it and whose first dimension is one."""
+    live = descendants(proto, model_input(proto).name)
+    shapes = measured_shapes(proto, [name for name in names if name in live], 1)
+    return {
+        name: PerImage(shape[1:], FORMATS[types[name]])
+        for name, shape in shapes.items()
+        if len(shape) > 1 and shape[0] == 1 and 0 not in shape
+    }
+
+
 def measured_shapes(proto: ModelProto, names: list[str], batch: int) -> dict[str, tuple[int, ...]]:
     """Shapes of these tensors when the graph is run on ``batch`` empty images."""
+    return shapes_at(proto, names, (batch,))[0]
+
+
+def shapes_at(proto: ModelProto, names: list[str], batches: Sequence[int]) -> list[dict[str, tuple[int, ...]]]:
+    """`measured_shapes` for each of several batches."""
     value = model_input(proto)
-    shape = (batch, *input_shape(proto))
-    probe = ModelProto()
-    probe.CopyFrom(proto)
+    probe = skeleton(proto)
     del probe.graph.output[:]
     for number, name in enumerate(names):
         probe.graph.node.append(helper.make_node("Shape", [name], [f"shape/{number}"]))
         probe.graph.output.append(helper.make_tensor_value_info(f"shape/{number}", TensorProto.INT64, None))
-    image = np.zeros(shape, helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type))
+    shape, dtype = input_shape(proto), helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
+    images = [np.zeros((batch, *shape), dtype) for batch in batches]
+    weights = empty_weights(proto)
     with open_probe(probe, "shapes") as runner:
-        outputs = runner.run({value.name: image})
-    return {name: tuple(outputs[f"shape/{number}"].tolist()) for number, name in enumerate(names)}
+        outputs = [runner.run({value.name: image, **weights}) for image in images]
+    return [
+        {name: tuple(shapes[f"shape/{number}"].tolist()) for number, name in enumerate(names)} for shapes in outputs
+    ]
 
 
 def inputs_of(proto: ModelProto) -> list[onnx.ValueInfoProto]:
@@ -134,7 +176,10 @@ def model_input(proto: ModelProto) -> onnx.ValueInfoProto:
     inputs = inputs_of(proto)
     if len(inputs) != 1:
         names = ", ".join(value.name for value in inputs) or "none"
-        raise UsageError(f"the model has {len(inputs)} inputs ({names}); it must have one, the images")
+        raise UsageError(
+            f"the model has {len(inputs)} inputs ({names}); it must have one, the images: store what the others are fed in"
+            " the file, as initializers, or name an output that needs the images alone"
+        )
     kind = inputs[0].type.tensor_type
     if len(kind.shape.dim) < 2 or kind.elem_type not in FLOATS:
         raise UsageError(f"the model's input {inputs[0].name!r} is no batch of images; export it with float images")
@@ -175,7 +220,7 @@ def _stated_shape(proto: ModelProto) -> tuple[int, ...]:
 def _element_types(proto: ModelProto) -> dict[str, int]:
     """Element type of every tensor that has one."""
     try:
-        typed = onnx.shape_inference.infer_shapes(_typed_by_the_engine(proto))
+        typed = onnx.shape_inference.infer_shapes(_typed_by_the_engine(skeleton(proto)))
     except Exception as error:  # onnx's own error types differ by version
         raise TestbedError(f"the ONNX graph is not valid: {str(error).strip().splitlines()[0]}") from error
     values = (*typed.graph.value_info, *typed.graph.output, *typed.graph.input)
@@ -183,7 +228,7 @@ def _element_types(proto: ModelProto) -> dict[str, int]:
 
 
 def _typed_by_the_engine(proto: ModelProto) -> ModelProto:
-    """Adds the element types of what operators give that ONNX does not know, as ONNX Runtime has them."""
+    """Adds to the model the element types of what operators give that ONNX does not know, as ONNX Runtime has them."""
     known = {value.name for value in (*proto.graph.value_info, *proto.graph.output)}
     foreign = [node for node in proto.graph.node if node.domain not in ("", "ai.onnx")]
     names = [name for node in foreign for name in node.output if name and name not in known]
@@ -191,13 +236,11 @@ def _typed_by_the_engine(proto: ModelProto) -> ModelProto:
         return proto
     from testbed.engines.onnxruntime.cpu import element_types
 
-    typed = ModelProto()
-    typed.CopyFrom(proto)
     types = element_types(proto, names)
-    typed.graph.value_info.extend(
+    proto.graph.value_info.extend(
         helper.make_tensor_value_info(name, element, None) for name, element in types.items() if element
     )
-    return typed
+    return proto
 
 
 def input_name(model: bytes) -> str:

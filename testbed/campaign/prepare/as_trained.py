@@ -1,16 +1,22 @@
-"""Are a spec's images prepared, and its classes ordered, as the model's own files say? What the spec states is followed."""
+"""Are a spec's images prepared, and its classes ordered, as the model's own files say? What the spec states is followed.
+
+And does a user's own ONNX file fit the images?
+"""
 
 from __future__ import annotations
 
 import logging
 from pathlib import Path
 
+from onnx import ModelProto
+
 from testbed.campaign.spec.campaign import CampaignSpec, DataSpec
 from testbed.core.errors import UsageError
 from testbed.data import Dataset
-from testbed.data.classes.order import classes_beside
+from testbed.data.classes.order import ONLY_SOME, classes_beside
 from testbed.data.preprocess.stated import preprocess_asked, preprocess_from
-from testbed.data.preprocess.steps import Preprocess
+from testbed.data.preprocess.steps import PIXELS, PREPROCESS, Preprocess
+from testbed.instrument.shapes import fixed_batch, input_shape, measured_shapes
 from testbed.models.importers import preprocessing_described
 from testbed.models.runs import DataSource
 
@@ -66,3 +72,31 @@ def warn_of_split(spec: CampaignSpec, dataset: Dataset) -> None:
             dataset.name,
             spec.seed,
         )
+
+
+def check_pixels(dataset: Dataset, file: str) -> None:
+    """Raises UsageError where images that the file takes as pixels would be something else."""
+    own, wanted = dataset.preprocess, PREPROCESS[PIXELS]
+    if (own.mean, own.std, own.scale) != (wanted.mean, wanted.std, wanted.scale):
+        raise UsageError(
+            f"{file} takes pixels from 0 to 255 and normalises them itself, but the data is preprocessed"
+            f" ({own.one_line(dataset.image)}); set mean = [0], std = [1], scale = 1, or leave data.preprocess out"
+        )
+
+
+def check_fit(proto: ModelProto, dataset: Dataset, file: str) -> None:
+    """Raises UsageError for outputs other than logits (B, K), or another number of channels or classes."""
+    outputs = [value.name for value in proto.graph.output]
+    images = fixed_batch(proto) or 2
+    rows, *rest = measured_shapes(proto, outputs, images)[outputs[0]]
+    if rows != images or len(rest) != 1:
+        axes = ", ".join(("B" if rows == images else str(rows), *map(str, rest)))
+        raise UsageError(f"{file}: its output {outputs[0]!r} is ({axes}); a campaign needs logits (B, classes)")
+    own = (input_shape(proto)[0], rest[0])
+    wanted = (dataset.channels, len(dataset.classes))
+    for name, have, want in zip(("channels", "classes"), own, wanted, strict=True):
+        if have != want:
+            raise UsageError(
+                f"{file} has {have} {name} but data set {dataset.name!r} has {want}; choose another file or data set"
+                + (f"; {ONLY_SOME}" if name == "classes" and have > want else "")
+            )

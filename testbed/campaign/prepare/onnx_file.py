@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import ModelProto, TensorProto
+from onnx import ModelProto
 from pydantic import JsonValue
 
 from testbed.campaign.described import AbsentSite, DescribedModel
 from testbed.campaign.facts import ExportFacts, GoldenFacts, PlainGolden
 from testbed.campaign.plan.sections import check_sections
-from testbed.campaign.prepare.as_trained import check_like_library, warn_of_split
+from testbed.campaign.prepare.as_trained import check_fit, check_like_library, check_pixels, warn_of_split
 from testbed.campaign.prepare.row_gate import input_influence
 from testbed.campaign.prepare.subject import KnownModel, cached_logits, check_accuracy, dataset_of
 from testbed.campaign.results.progress import Watch, unwatched
@@ -31,18 +31,20 @@ from testbed.core.folder.stage_facts import facts_of
 from testbed.core.protected import is_detecting
 from testbed.core.site import SiteTable
 from testbed.data import Dataset
-from testbed.data.classes.order import ONLY_SOME
 from testbed.data.classes.order_check import warn_of_order
+from testbed.data.preprocess.steps import PIXELS
 from testbed.engines.batches import pad_values
 from testbed.engines.runner import EngineRequest, Runner, open_engine
 from testbed.golden.arrays import array_writer, read_array
 from testbed.golden.reference import LOGITS
 from testbed.golden.shared import SharedGolden, array_name
-from testbed.instrument.adopt.ending import check_logits, with_logits
+from testbed.instrument.adopt.ending import check_logits
 from testbed.instrument.adopt.file import Adopted, adopt
+from testbed.instrument.adopt.images import takes_pixels
+from testbed.instrument.adopt.judged import image_side, judged
 from testbed.instrument.adopt.sizes import check_memory
 from testbed.instrument.quantised import number_format_of, parameters
-from testbed.instrument.shapes import input_shape, measured_shapes, model_input
+from testbed.instrument.shapes import fixed_batch, model_input
 from testbed.instrument.sites.catalogue import Catalogue, catalogue
 from testbed.instrument.table import deployment_id, table_of
 
@@ -51,6 +53,7 @@ log = logging.getLogger(__name__)
 PLAIN = "model.onnx"
 _STAGE = "export.model"
 _LISTED = 4  # sites in a line
+FIXED_BATCH = "the file takes one image at a time"
 
 
 @dataclass(frozen=True)
@@ -71,15 +74,20 @@ class OnnxSubject:
             folder.verify(_STAGE)
             adopted = Adopted((folder / PLAIN).read_bytes(), ())
         else:
-            adopted = _judged(adopt(path), spec.model.onnx)
+            adopted = adopt(path, spec.model.output)
+        dataset = _dataset(spec, onnx.load_from_string(adopted.plain), path.parent)
+        if not kept or path.exists():
+            adopted = judged(adopted, spec.model.onnx, len(dataset.classes))
         proto = onnx.load_from_string(adopted.plain)
-        dataset = dataset_of(spec, None, _image_side(proto))
-        assert spec.data is not None
-        check_like_library(spec.data, dataset, path.parent)
-        _check_fit(proto, dataset, spec.model.onnx)
+        check_fit(proto, dataset, spec.model.onnx)
         warn_of_split(spec, dataset)
-        check_memory(proto, spec.model.onnx, spec.engine.sketched_batch)
+        check_memory(proto, spec.model.onnx, 1 if fixed_batch(proto) else spec.engine.sketched_batch)
         return cls(spec, dataset, adopted)
+
+    @cached_property
+    def _batch(self) -> int:
+        """Images that are run at once before the engine is tuned."""
+        return fixed_batch(self._proto) or self.spec.engine.sketched_batch
 
     @property
     def raises_alarms(self) -> bool:
@@ -92,7 +100,7 @@ class OnnxSubject:
     def known(self) -> KnownModel:
         """Its golden may have been recorded in whole batches, or image by image."""
         with self._opened() as runner:
-            for batch in (self.spec.engine.sketched_batch, 1):
+            for batch in dict.fromkeys((self._batch, 1)):
                 if (logits := cached_logits(self._shared(runner, batch))) is not None:
                     return KnownModel(logits=logits)
         return KnownModel()
@@ -123,7 +131,7 @@ class OnnxSubject:
 
     def sketch(self, target: str) -> tuple[bytes, NDArray[np.float32]]:
         """The file itself."""
-        shape = (self.spec.engine.sketched_batch, self.dataset.channels, self.dataset.image, self.dataset.image)
+        shape = (self._batch, self.dataset.channels, self.dataset.image, self.dataset.image)
         return self.adopted.plain, np.zeros(shape, np.float32)
 
     def site_table(self, plain: bytes, target: str) -> SiteTable:
@@ -159,7 +167,7 @@ class OnnxSubject:
                 "golden", folder.path, made_from, [LOGITS], lambda: self._run(folder, watch), on_engine=True
             )
             golden = PlainGolden.model_validate(run())
-            if golden.influence and golden.cache:
+            if golden.influence not in ("", FIXED_BATCH) and golden.cache:
                 log.warning("golden: %s; each image is run alone", golden.influence)
             logits = read_array(folder / LOGITS)
             if doubt := check_logits(logits, str(self.spec.model.onnx)):
@@ -179,19 +187,21 @@ class OnnxSubject:
 
     def _run(self, folder: RunFolder, watch: Watch) -> PlainGolden:
         """Writes the logits (n, K) of all test images."""
-        test, engine = self.dataset.test, self.spec.engine
+        test = self.dataset.test
         name, output = model_input(self._proto).name, self._proto.graph.output[0].name
         with self._opened() as runner:
 
             def run(images: NDArray[np.float32]) -> NDArray[np.float32]:
                 return runner.run({name: images})[output].astype(np.float32)
 
-            batch = engine.sketched_batch
+            batch = self._batch
             some = test.batch(slice(0, batch))
             influence = input_influence(run, np.resize(some, (batch, *some.shape[1:])), self.spec.seed)
             if influence:
                 log.warning("golden: %s; each image is run alone", influence)
                 batch = 1
+            if fixed_batch(self._proto):
+                influence = FIXED_BATCH
             shared, logits = self._shared(runner, batch), {array_name(LOGITS): folder / LOGITS}
             if shared.write_cached(logits):
                 log.info("golden: reused, recorded before of the same file and images")
@@ -208,7 +218,7 @@ class OnnxSubject:
             deployment_id(plain),
             precision=engine.precision,
             threads=engine.sketched_threads,
-            max_batch=engine.sketched_batch,
+            max_batch=self._batch,
         )
         return open_engine(engine.backend, request)
 
@@ -247,47 +257,16 @@ class OnnxSubject:
         return onnx.load_from_string(self.adopted.plain)
 
 
-def _judged(adopted: Adopted, file: str) -> Adopted:
-    """The file with logits at its end. Raises UsageError where it ends in something that cannot be judged as logits."""
-    proto = onnx.load_from_string(adopted.plain)
-    if len(proto.graph.output) != _outputs(proto):
-        return adopted  # refused by its fit
-    cut, change = with_logits(proto, file)
-    if not change:
-        return adopted
-    return Adopted(cut.SerializeToString(deterministic=True), (*adopted.changes, change))
-
-
-def _outputs(proto: ModelProto) -> int:
-    """How many a file has that can be judged: of a detecting one the alarms too."""
-    return 2 if is_detecting(proto) else 1
-
-
-def _image_side(proto: ModelProto) -> int:
-    """Pixels. Raises UsageError for an input other than float32 (B, C, S, S)."""
-    value, shape = model_input(proto), input_shape(proto)
-    if value.type.tensor_type.elem_type != TensorProto.FLOAT:
-        raise UsageError(f"the model's input {value.name!r} is not float32; export it with float32 images, cast inside")
-    if len(shape) != 3 or shape[1] != shape[2]:
-        axes = ", ".join(("B", *map(str, shape)))
-        raise UsageError(f"the model's input {value.name!r} is ({axes}); a campaign needs square images (B, C, S, S)")
-    return shape[1]
-
-
-def _check_fit(proto: ModelProto, dataset: Dataset, file: str) -> None:
-    """Raises UsageError for outputs other than one of logits (B, K), or another number of channels or classes."""
-    outputs = [value.name for value in proto.graph.output]
-    if len(outputs) != _outputs(proto):
-        raise UsageError(f"{file} has {len(outputs)} outputs ({', '.join(outputs)}); export it with the logits alone")
-    rows, *rest = measured_shapes(proto, outputs, 2)[outputs[0]]
-    if rows != 2 or len(rest) != 1:
-        axes = ", ".join(("B" if rows == 2 else str(rows), *map(str, rest)))
-        raise UsageError(f"{file}: its output {outputs[0]!r} is ({axes}); a campaign needs logits (B, classes)")
-    own = (input_shape(proto)[0], rest[0])
-    wanted = (dataset.channels, len(dataset.classes))
-    for name, have, want in zip(("channels", "classes"), own, wanted, strict=True):
-        if have != want:
-            raise UsageError(
-                f"{file} has {have} {name} but data set {dataset.name!r} has {want}; choose another file or data set"
-                + (f"; {ONLY_SOME}" if name == "classes" and have > want else "")
-            )
+def _dataset(spec: CampaignSpec, proto: ModelProto, beside: Path) -> Dataset:
+    """The spec's data set, as pixels where the file takes these and the spec does not say how. beside: the file's folder."""
+    assert spec.data is not None
+    data, pixels = spec.data, takes_pixels(proto)
+    if pixels and data.preprocess is None:
+        data = data.model_copy(update={"preprocess": PIXELS})
+        spec = spec.model_copy(update={"data": data})
+    dataset = dataset_of(spec, None, image_side(proto))
+    if pixels:
+        check_pixels(dataset, str(spec.model.onnx))
+    else:
+        check_like_library(data, dataset, beside)
+    return dataset

@@ -25,6 +25,7 @@ from testbed.core.site import SiteTable
 from testbed.data import Dataset
 from testbed.golden.arrays import read_array
 from testbed.golden.reference import LOGITS
+from testbed.instrument.shapes import fixed_batch
 from testbed.models.runs import DataSource
 
 STAGE = "pictures"
@@ -93,8 +94,9 @@ class RecordedSubject:
     def sketch(self, target: str) -> tuple[bytes, NDArray[np.float32]]:
         """The plain file itself."""
         inputs = read_array(self.folder / Files(target).inputs)
-        shape = (self.spec.engine.sketched_batch, *inputs.shape[1:])
-        return (self.folder / Files(target).plain).read_bytes(), np.zeros(shape, np.float32)
+        plain = (self.folder / Files(target).plain).read_bytes()
+        batch = fixed_batch(onnx.load_from_string(plain)) or self.spec.engine.sketched_batch
+        return plain, np.zeros((batch, *inputs.shape[1:]), np.float32)
 
     def site_table(self, plain: bytes, target: str) -> SiteTable:
         return SiteTable.load(self.folder / Files(target).sites)

@@ -37,6 +37,7 @@ _LATER = (
     ("tiers", "exact", False),
     ("protection", "on_detected", "none"),
     ("attention", "block", None),
+    ("model", "output", None),
 )
 """Keys that came later, and what holds without them: a campaign that was begun before is the same campaign."""
 

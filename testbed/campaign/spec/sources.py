@@ -86,6 +86,11 @@ class ModelSpec(Strict):
         description="Run folder of a trained model, written by `testbed train`, `testbed import` or `testbed prune`.",
     )
     onnx: str | None = Field(default=None, description="ONNX file of a Vision Transformer of any origin.")
+    output: str | None = Field(
+        default=None,
+        description="Name of the `onnx` file's output that holds the logits, where it has several and neither their "
+        "classes nor their names say which.",
+    )
 
     @field_validator("training")
     @classmethod
@@ -106,6 +111,8 @@ class ModelSpec(Strict):
             raise ValueError(
                 "onnx names a finished model; leave out run, preset, overrides, recipe and training (but for its seed)"
             )
+        if self.output is not None and self.onnx is None:
+            raise ValueError("output is one of an ONNX file; name the file (onnx = FILE.onnx), or leave it out")
         if self.run is not None and (others or self.training):
             raise ValueError("run names a trained model; leave out preset, overrides, recipe and training")
         if self.run is None and self.onnx is None and (self.preset is None or self.recipe is None):

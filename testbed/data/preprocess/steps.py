@@ -14,6 +14,8 @@ from testbed.core.errors import UsageError
 from testbed.core.words.nearest import unknown
 
 PerChannel = tuple[float, ...]
+PIXELS = "pixels"
+"""Name of the preset that leaves pixels what they are, 0 to 255."""
 Resize = Literal["shorter", "squash", "none"]
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]
 Offset = Literal["round", "floor"]
@@ -174,6 +176,7 @@ PREPROCESS: dict[str, Preprocess] = {
     p.name: p
     for p in (
         Preprocess("none", (0.0,), (1.0,)),
+        Preprocess(PIXELS, (0.0,), (1.0,), scale=1.0),
         Preprocess("half", (0.5,), (0.5,)),
         Preprocess("digits", (0.3053,), (0.3760,)),
         Preprocess("mnist", (0.1307,), (0.3081,)),

@@ -1,17 +1,20 @@
-"""A dynamic batch for files that were exported with a fixed batch of one, proven by running them.
+"""A dynamic batch for files that were exported with a fixed one, proven by running them.
 
-Three things hold such a file to one image: its input's declaration, shapes of reshapes, and constants (a class token)
-joined to the image's tokens. The result must give, for every row of a larger batch, what the file gives for that image.
+Three things hold such a file to its number of images: its input's declaration, shapes of reshapes, and constants (a class
+token) joined to the images' tokens. The result must give, for every row of another batch, what the file gives for that
+image. A file of one image that resists is run with one image at a time.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from testbed.core.errors import EngineError, UsageError
-from testbed.instrument.probe import Probe, open_probe
+from testbed.instrument.probe import Probe, open_probe, open_weightless
 from testbed.instrument.shapes import input_shape, model_input
 from testbed.instrument.sites.fused import graph_of
 from testbed.instrument.sites.pattern_graph import Graph
@@ -19,6 +22,10 @@ from testbed.instrument.sites.pattern_graph import Graph
 BATCH = "batch"
 _ROWS = 3
 _SAME = 1e-5  # another batch size may choose another kernel, which rounds differently
+_ADVICE = (
+    "export it with a dynamic batch: torch.onnx.export(..., dynamic_shapes=({0: 'batch'},)) or, with the older exporter,"
+    " dynamic_axes={'images': {0: 'batch'}}"
+)
 _NUMBERS = {"batch/zero": 0, "batch/one": 1, "batch/last": 2**31 - 1}
 
 
@@ -26,58 +33,84 @@ def with_dynamic_batch(proto: ModelProto) -> tuple[ModelProto, str]:
     """The model with a dynamic batch, and what was done, for people; ``proto`` and "" where it has one.
 
     A batch that is declared dynamic is so where two images give two rows; else the graph may hold it to one all the same.
-    Raises UsageError saying how to export where the file cannot be rewritten.
+    A model of one image that cannot be made dynamic is given back with its batch declared as 1. Raises UsageError saying
+    how to export where a model of several images cannot be rewritten.
     """
     declared = model_input(proto).type.tensor_type.shape.dim[0].dim_value
-    trouble = f"the model's batch is fixed at {declared}" if declared else _trouble(proto)
-    if not trouble:
+    trouble = _Trouble(f"the model's batch is fixed at {declared}", declared) if declared else _trouble(proto)
+    if trouble is None:
         return proto, ""
-    advice = (
-        f"{trouble}; export it with a dynamic batch: torch.onnx.export(..., dynamic_shapes=({{0: 'batch'}},)) or, with"
-        " the older exporter, dynamic_axes={'images': {0: 'batch'}}"
-    )
-    if declared > 1:
-        raise UsageError(advice)
+    held = f"fixed at {declared}" if declared else f"said to be dynamic but held to {_counted(trouble.held)}"
     try:
-        dynamic = _rewritten(proto)
-        images = _images(proto, _ROWS)
-        wanted = np.concatenate([run_rows(proto, images[row : row + 1]) for row in range(_ROWS)])
-        outputs = run_rows(dynamic, images)
-    except EngineError as error:
-        raise UsageError(advice) from error
-    if outputs.shape != wanted.shape or not np.allclose(outputs, wanted, rtol=_SAME, atol=_SAME * np.abs(wanted).max()):
-        raise UsageError(advice)
-    held = "fixed at 1" if declared else "said to be dynamic but held to one image"
-    return dynamic, f"its batch, {held}, is made dynamic; checked to give the same rows"
+        if trouble.held and _is_proven(proto, dynamic := _rewritten(proto, trouble.held), trouble.held):
+            return dynamic, f"its batch, {held}, is made dynamic; checked to give the same rows"
+    except EngineError:
+        pass
+    if trouble.held != 1:
+        raise UsageError(f"{trouble.why}; {_ADVICE}")
+    return _declared_as_one(proto), (
+        f"its batch, {held}, cannot be made dynamic: one image, and one fault, is run at a time; to run more, {_ADVICE}"
+    )
 
 
-def _trouble(proto: ModelProto) -> str:
-    """What is wrong with a batch that is declared dynamic; "" where nothing is, or where no engine here runs the file."""
+@dataclass(frozen=True)
+class _Trouble:
+    """``held``: how many images the file takes, 0 where that is not clear."""
+
+    why: str
+    held: int
+
+
+def _counted(images: int) -> str:
+    return "one image" if images == 1 else f"{images} images"
+
+
+def _trouble(proto: ModelProto) -> _Trouble | None:
+    """What is wrong with a batch that is declared dynamic; None where nothing is, or where no engine here runs the file."""
     images = _images(proto, 3)
     try:
-        runner = _engine(proto)
+        runner = open_weightless(proto, "batch")
     except EngineError:
-        return ""
+        return None
     with runner:
 
         def refused(rows: int) -> str:
             try:
-                given = _rows(runner, proto, images[:rows]).shape[:1]
+                outputs = _outputs(runner, proto, images[:rows])
             except EngineError as error:
                 return str(error)
-            return "" if given == (rows,) else f"{rows} images do not give {rows} rows"
+            return "" if outputs.shape[1] else f"{rows} images do not give {rows} rows"
 
         two, three = refused(2), refused(3)
         if not two and not three:
-            return ""
+            return None
+        declares = "the model's input declares a dynamic batch, but"
         if not two or not three:
             held = 3 if two else 2
-            return f"the model's input declares a dynamic batch, but its graph holds it to {held} images"
+            return _Trouble(f"{declares} its graph holds it to {held} images", held)
         if refused(1):
-            return (
-                f"the model's input declares a dynamic batch, but it runs neither with one image nor with two ({two})"
-            )
-    return "the model's input declares a dynamic batch, but its graph holds it to one image"
+            return _Trouble(f"{declares} it runs neither with one image nor with two ({two})", 0)
+    return _Trouble(f"{declares} its graph holds it to one image", 1)
+
+
+def _is_proven(fixed: ModelProto, dynamic: ModelProto, held: int) -> bool:
+    """Whether both give the same rows: in batches of another size, and for one image alone."""
+    images = _images(fixed, _ROWS if held == 1 else 2 * held)
+    wanted = np.concatenate([_run(fixed, images[row : row + held]) for row in range(0, len(images), held)])
+    together, alone = _run(dynamic, images), _run(dynamic, images[:1])
+    if not wanted.shape[1] or together.shape != wanted.shape or alone.shape != wanted[:1].shape:
+        return False
+    atol = _SAME * np.abs(wanted).max()
+    return np.allclose(together, wanted, rtol=_SAME, atol=atol) and np.allclose(
+        alone, wanted[:1], rtol=_SAME, atol=atol
+    )
+
+
+def _declared_as_one(proto: ModelProto) -> ModelProto:
+    single = ModelProto()
+    single.CopyFrom(proto)
+    model_input(single).type.tensor_type.shape.dim[0].dim_value = 1
+    return single
 
 
 def _images(proto: ModelProto, rows: int) -> NDArray[np.float32]:
@@ -90,6 +123,21 @@ def run_rows(proto: ModelProto, images: NDArray[np.float32]) -> NDArray:
         return _rows(runner, proto, images)
 
 
+def _run(proto: ModelProto, images: NDArray[np.float32]) -> NDArray:
+    with _engine(proto) as runner:
+        return _outputs(runner, proto, images)
+
+
+def _outputs(runner: Probe, proto: ModelProto, images: NDArray[np.float32]) -> NDArray:
+    """(n, ...) all outputs that have a row for each of the images, side by side, in double precision."""
+    value = model_input(proto)
+    dtype = helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
+    outputs = runner.run({value.name: images.astype(dtype)}).values()
+    rows = [np.asarray(output) for output in outputs if np.shape(output)[:1] == (len(images),)]
+    flat = [row.reshape(len(images), -1).astype(np.float64) for row in rows]
+    return np.concatenate([np.empty((len(images), 0)), *flat], axis=1)
+
+
 def _engine(proto: ModelProto) -> Probe:
     return open_probe(proto, "batch")
 
@@ -100,7 +148,7 @@ def _rows(runner: Probe, proto: ModelProto, images: NDArray[np.float32]) -> NDAr
     return runner.run({value.name: images.astype(dtype)})[proto.graph.output[0].name].astype(np.float64)
 
 
-def _rewritten(fixed: ModelProto) -> ModelProto:
+def _rewritten(fixed: ModelProto, held: int) -> ModelProto:
     proto = ModelProto()
     proto.CopyFrom(fixed)
     for value in (model_input(proto), *proto.graph.output):
@@ -111,9 +159,9 @@ def _rewritten(fixed: ModelProto) -> ModelProto:
     nodes = []
     for node in proto.graph.node:
         if node.op_type == "Reshape" and node.input[0] in graph.live:
-            node.input[1] = _opened(proto, graph, node)
+            node.input[1] = _opened(proto, graph, node, held)
         if node.op_type == "Concat" and node.output[0] in graph.live:
-            nodes += _widened(graph, node)
+            nodes += _widened(graph, node, held)
         nodes.append(node)
     constants = [numpy_helper.from_array(np.array([number], np.int64), name) for name, number in _NUMBERS.items()]
     del proto.graph.node[:]
@@ -122,10 +170,10 @@ def _rewritten(fixed: ModelProto) -> ModelProto:
     return proto
 
 
-def _opened(proto: ModelProto, graph: Graph, node: NodeProto) -> str:
+def _opened(proto: ModelProto, graph: Graph, node: NodeProto, held: int) -> str:
     """Name of the reshape's shape with its first number open: to be found out or, where another is, to be kept (0)."""
     shape = _constant(graph, node.input[1])
-    if shape is None or shape[0] < 1:
+    if shape is None or not shape.size or shape[0] < 1 or shape[0] % held:
         return str(node.input[1])
     name = f"{node.output[0]}/shape"
     first = 0 if (shape[1:] == -1).any() else -1
@@ -136,13 +184,18 @@ def _opened(proto: ModelProto, graph: Graph, node: NodeProto) -> str:
     return name
 
 
-def _widened(graph: Graph, node: NodeProto) -> list[NodeProto]:
+def _widened(graph: Graph, node: NodeProto, held: int) -> list[NodeProto]:
     """Nodes that repeat each operand that does not carry the image as often as there are images."""
     like = next(name for name in node.input if name in graph.live)
     made = []
     for position, name in enumerate(node.input):
         if name not in graph.live:
             stem = f"{node.output[0]}/{position}"
+            if held > 1:  # it is there for each of so many images
+                made.append(
+                    helper.make_node("Slice", [name, "batch/zero", "batch/one", "batch/zero"], [f"{stem}/first"])
+                )
+                name = f"{stem}/first"
             made += [
                 helper.make_node("Shape", [like], [f"{stem}/like"]),
                 helper.make_node("Gather", [f"{stem}/like", "batch/zero"], [f"{stem}/images"]),

@@ -15,7 +15,7 @@ from onnx import ModelProto, NodeProto
 from testbed.analysis.outputs.confidence import softmax
 from testbed.core.errors import UsageError
 from testbed.instrument.adopt.batch import run_rows
-from testbed.instrument.adopt.mend import used_by
+from testbed.instrument.adopt.outputs import drop_dead
 from testbed.instrument.shapes import input_shape
 from testbed.instrument.sites.pattern_graph import LAYOUT
 
@@ -137,22 +137,5 @@ def _cut(proto: ModelProto, tail: _Ending) -> ModelProto:
         for value in [value for value in graph.value_info if value.name == output.name]:
             output.CopyFrom(value)
             graph.value_info.remove(value)
-    _without_dead(cut)
+    drop_dead(cut)
     return cut
-
-
-def _without_dead(proto: ModelProto) -> None:
-    """Drops nodes whose outputs nobody takes, and initializers that nobody takes any more."""
-    graph = proto.graph
-    before = {name for node in graph.node for name in used_by(node)}
-    needed = {value.name for value in graph.output}
-    kept: list[NodeProto] = []
-    for node in reversed(graph.node):
-        if needed.intersection(node.output):
-            kept.append(node)
-            needed.update(used_by(node))
-    if len(kept) < len(graph.node):
-        del graph.node[:]
-        graph.node.extend(reversed(kept))
-        for tensor in [t for t in graph.initializer if t.name in before and t.name not in needed]:
-            graph.initializer.remove(tensor)

@@ -9,11 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
-from onnx import ModelProto, TensorProto, helper, inliner
+from onnx import ModelProto, TensorProto, helper
 
 from testbed.core.errors import TestbedError
 from testbed.export.layout import fold_transposes
 from testbed.instrument.adopt.batch import with_dynamic_batch
+from testbed.instrument.adopt.functions import inlined
+from testbed.instrument.adopt.images import with_float_images
+from testbed.instrument.adopt.outputs import with_output
 from testbed.instrument.adopt.sizes import check_memory
 from testbed.instrument.adopt.sources import read_onnx
 from testbed.instrument.probe import Endless
@@ -29,19 +32,25 @@ class Adopted:
     changes: tuple[str, ...]
 
 
-def adopt(path: Path) -> Adopted:
+def adopt(path: Path, output: str | None = None) -> Adopted:
     """Reads an ONNX file, together with the weights it may keep beside it.
 
-    Raises UsageError for a path that is no file, for tensors larger than memory and for a batch that cannot be made
-    dynamic, TestbedError for a file that is not ONNX, is damaged, or that ports cannot be built into.
+    output: the name of the only one to keep; all unless stated. Raises UsageError for a path that is no file, for an
+    output that it does not have, for inputs that are no images, for tensors larger than memory and for a batch of several
+    that cannot be made dynamic, TestbedError for a file that is not ONNX, is damaged, or that ports cannot be built into.
     """
     proto, changes = read_onnx(path)
+    if output is not None and (change := with_output(proto, output, str(path))):
+        changes.append(change)
+    own = is_own(proto)
+    if not own:
+        if proto.functions:
+            proto = inlined(proto, str(path))
+            changes.append("its functions are inlined")
+        changes += with_float_images(proto)
     check_memory(proto, str(path))
-    if is_own(proto):  # nothing to adapt; but another tool may have put its nodes out of order
+    if own:  # nothing to adapt; but another tool may have put its nodes out of order
         return _adopted(proto, changes, path)
-    if proto.functions:
-        proto = inliner.inline_local_functions(proto)
-        changes.append("its functions are inlined")
     if hoisted := _hoist_constants(proto):
         changes.append(f"{hoisted} weights written as Constant nodes are stored as weights")
     if folded := fold_transposes(proto):

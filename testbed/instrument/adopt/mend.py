@@ -6,6 +6,7 @@ breaks a rule is left as it is, for the checker to name.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 import onnx
@@ -29,6 +30,8 @@ def mend(proto: ModelProto) -> list[str]:
         changes.append("of metadata that is there twice, the last is kept")
     if twice := _keep_last_weights(proto.graph):
         changes.append(f"of {twice} weights stored twice, the last is kept, as ONNX Runtime does")
+    if alike := _drop_repeated_names(proto.graph):
+        changes.append(f"names that several nodes have ({alike}) are dropped")
     if untyped := _describe_ends(proto):
         changes.append(f"types that the file leaves out are filled in ({', '.join(untyped)})")
     return changes
@@ -64,12 +67,13 @@ def sort_nodes(graph: GraphProto) -> bool:
 def used_by(node: NodeProto) -> Iterator[str]:
     """What a node takes, the graphs inside it (If, Loop) included."""
     yield from node.input
-    for inner in _inside(node):
+    for inner in inside(node):
         for deeper in inner.node:
             yield from used_by(deeper)
 
 
-def _inside(node: NodeProto) -> Iterator[GraphProto]:
+def inside(node: NodeProto) -> Iterator[GraphProto]:
+    """Graphs that a node runs (If, Loop, Scan)."""
     for attribute in node.attribute:
         if attribute.HasField("g"):
             yield attribute.g
@@ -78,7 +82,7 @@ def _inside(node: NodeProto) -> Iterator[GraphProto]:
 def _domains_of(nodes: Iterator[NodeProto]) -> Iterator[str]:
     for node in nodes:
         yield node.domain
-        for graph in _inside(node):
+        for graph in inside(node):
             yield from _domains_of(iter(graph.node))
 
 
@@ -105,6 +109,16 @@ def _keep_last_weights(graph: GraphProto) -> int:
     for number in reversed(superseded):
         del graph.initializer[number]
     return len(superseded)
+
+
+def _drop_repeated_names(graph: GraphProto) -> int:
+    """Names of nodes mean nothing, but ONNX Runtime refuses two that are the same; how many names there were twice."""
+    counts = Counter(node.name for node in graph.node if node.name)
+    repeated = {name for name, count in counts.items() if count > 1}
+    for node in graph.node:
+        if node.name in repeated:
+            node.name = ""
+    return len(repeated)
 
 
 def _describe_ends(proto: ModelProto) -> list[str]:

@@ -13,7 +13,7 @@ from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, num
 
 from testbed.core.errors import TestbedError
 from testbed.instrument.packed import PACKED, with_early_checks
-from testbed.instrument.shapes import inputs_of, measured_shapes, model_input
+from testbed.instrument.shapes import fixed_batch, inputs_of, model_input, shapes_at
 from testbed.instrument.slicing import FROM_SHAPE
 
 Shape = tuple[int | None, ...]
@@ -44,7 +44,7 @@ class Flow:
 
     @classmethod
     def of(cls, proto: ModelProto) -> Flow:
-        """Raises CannotCut for a graph with control flow; EngineError where shapes must be measured and cannot be."""
+        """Raises CannotCut for a graph with control flow or a fixed batch; EngineError where shapes must be measured and cannot be."""
         proto = with_early_checks(proto)
         if any(
             a.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
@@ -52,6 +52,10 @@ class Flow:
             for a in n.attribute
         ):
             raise CannotCut("a graph with control flow (If, Loop, Scan) cannot be cut")
+        if fixed_batch(proto):
+            raise CannotCut(
+                "a graph of one image at a time is not cut: which dimension is the batch cannot be measured"
+            )
         typed = onnx.shape_inference.infer_shapes(proto)
         values = {v.name: v for v in (*typed.graph.value_info, *typed.graph.input, *typed.graph.output)}
         types = {name: v.type.tensor_type.elem_type for name, v in values.items()}
@@ -213,7 +217,7 @@ def _declared(value: ValueInfoProto, batch: str) -> Shape | None:
 def _measured(proto: ModelProto, names: list[str]) -> dict[str, Shape]:
     if not names:
         return {}
-    first, second = (measured_shapes(proto, names, batch) for batch in _BATCHES)
+    first, second = shapes_at(proto, names, _BATCHES)
     return {name: _compared(first[name], second[name]) for name in names if len(first[name]) == len(second[name])}
 
 

@@ -49,7 +49,7 @@ def name_embedding(
         namer.norm_weights("patch_embed.norm_in", inner)
 
 
-_SCALE = ("Sub", "Div", "Mul", "Add")  # pixels normalised inside the file
+_SCALE = ("Sub", "Div", "Mul", "Add", "Round", "Clip")  # pixels normalised, or made whole, inside the file
 
 
 def _one_source(graph: Graph, tensor: str) -> str:

@@ -34,31 +34,44 @@ def test_a_batch_fixed_at_one_is_made_dynamic(
     np.testing.assert_allclose(logits(session, adopted.plain, images), wanted, rtol=0, atol=1e-5)
 
 
-def test_a_fixed_batch_that_cannot_be_made_dynamic_is_refused_with_the_way_to_export(tmp_path: Path) -> None:
-    file = written(randomised(LIBRARIES["torchvision"].model()), tmp_path / "vit.onnx", "torchscript", batch=1)
-    with pytest.raises(
-        UsageError, match=r"fixed at 1; export it with a dynamic batch: torch.onnx.export\(...,"
-    ) as told:
-        adopt(file)
-    assert "\n" not in str(told.value)
-
-
-@pytest.mark.parametrize("name", ["timm", "torchvision"])
-def test_a_batch_that_is_dynamic_in_name_only_is_one_of_one(
-    images: NDArray, session: Any, tmp_path: Path, name: str
+@pytest.mark.parametrize("declares", ["1", "N"])
+def test_a_batch_of_one_that_cannot_be_made_dynamic_is_run_one_image_at_a_time(
+    images: NDArray, session: Any, tmp_path: Path, declares: str
 ) -> None:
-    fixed = randomised(LIBRARIES[name].model())
+    """torchvision's attention puts the tokens before the images."""
+    model = randomised(LIBRARIES["torchvision"].model())
+    proto = onnx.load(written(model, tmp_path / "vit.onnx", "torchscript", batch=1))
+    if declares == "N":
+        for value in (proto.graph.input[0], proto.graph.output[0]):
+            value.type.tensor_type.shape.dim[0].dim_param = "N"
+    onnx.save(proto, tmp_path / "vit.onnx")
+    adopted = adopt(tmp_path / "vit.onnx")
+    (change,) = adopted.changes
+    assert "cannot be made dynamic: one image, and one fault, is run at a time; to run more, export it with a" in change
+    assert site_names(adopted.plain) == SITES
+    wanted = torch_logits(model, images)
+    for row in range(3):
+        computed = logits(session, adopted.plain, images[row : row + 1])
+        np.testing.assert_allclose(computed, wanted[row : row + 1], rtol=0, atol=1e-5)
+
+
+def test_a_batch_that_is_dynamic_in_name_only_is_one_of_one(images: NDArray, session: Any, tmp_path: Path) -> None:
+    fixed = randomised(LIBRARIES["timm"].model())
     proto = onnx.load(written(fixed, tmp_path / "vit.onnx", "torchscript", batch=1))
     for value in (proto.graph.input[0], proto.graph.output[0]):
         value.type.tensor_type.shape.dim[0].dim_param = "N"
     onnx.save(proto, tmp_path / "claims.onnx")
-    if name == "torchvision":
-        told = "declares a dynamic batch, but its graph holds it to one image; export it with a dynamic batch: torch"
-        with pytest.raises(UsageError, match=told):
-            adopt(tmp_path / "claims.onnx")
-        return
     adopted = adopt(tmp_path / "claims.onnx")
     assert any("said to be dynamic but held to one image" in change for change in adopted.changes)
+    np.testing.assert_allclose(logits(session, adopted.plain, images), torch_logits(fixed, images), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("held", [2, 4])
+def test_a_batch_fixed_at_several_is_made_dynamic(images: NDArray, session: Any, tmp_path: Path, held: int) -> None:
+    fixed = randomised(LIBRARIES["timm"].model())
+    file = written(fixed, tmp_path / "vit.onnx", "torchscript", batch=held, dynamic_axes={})
+    adopted = adopt(file)
+    assert adopted.changes == (f"its batch, fixed at {held}, is made dynamic; checked to give the same rows",)
     np.testing.assert_allclose(logits(session, adopted.plain, images), torch_logits(fixed, images), rtol=0, atol=1e-5)
 
 
@@ -67,7 +80,7 @@ def test_a_batch_that_is_held_to_the_number_of_images_it_was_exported_with_is_re
     tmp_path: Path, held: int
 ) -> None:
     """As a class token written as ``token.expand(len(x), -1)`` leaves it."""
-    content = by_hand([helper.make_node("Reshape", ["x", "many"], ["y"])], many=np.array([held, 4]))
+    content = by_hand([helper.make_node("Expand", ["x", "many"], ["y"])], many=np.array([held, 4]))
     with pytest.raises(UsageError, match=f"its graph holds it to {held} images; export it with a dynamic batch"):
         adopt(file_of(tmp_path, content))
 
@@ -81,20 +94,27 @@ def test_a_larger_batch_that_is_dynamic_in_name_only_is_refused(tmp_path: Path) 
         adopt(file_of(tmp_path, content))
 
 
-def test_a_larger_fixed_batch_is_refused(dynamic: Path, tmp_path: Path) -> None:
+def test_a_batch_that_is_fixed_in_name_only_is_opened(dynamic: Path, tmp_path: Path) -> None:
     proto = onnx.load(dynamic)
     proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 8
     onnx.save(proto, tmp_path / "eight.onnx")
-    with pytest.raises(UsageError, match="fixed at 8; export it with a dynamic batch"):
-        adopt(tmp_path / "eight.onnx")
+    (change,) = adopt(tmp_path / "eight.onnx").changes
+    assert change == "its batch, fixed at 8, is made dynamic; checked to give the same rows"
 
 
-def test_a_model_whose_rows_depend_on_each_other_keeps_its_fixed_batch(tmp_path: Path) -> None:
+def rows_of_a_mean(batch: int) -> bytes:
+    """Rows less their mean over the batch."""
     nodes = [
         helper.make_node("ReduceMean", ["x", "over the batch"], ["mean"]),
         helper.make_node("Sub", ["x", "mean"], ["centred"]),
         helper.make_node("Add", ["centred", "w"], ["y"]),
     ]
-    content = by_hand(nodes, batch=1, w=np.ones(4, np.float32), **{"over the batch": np.array([0])})
-    with pytest.raises(UsageError, match="export it with a dynamic batch"):
-        adopt(file_of(tmp_path, content))
+    return by_hand(nodes, batch=batch, w=np.ones(4, np.float32), **{"over the batch": np.array([0])})
+
+
+def test_a_model_whose_rows_depend_on_each_other_keeps_its_fixed_batch(tmp_path: Path) -> None:
+    (change,) = adopt(file_of(tmp_path, rows_of_a_mean(1))).changes
+    assert "fixed at 1, cannot be made dynamic: one image, and one fault, is run at a time" in change
+    with pytest.raises(UsageError, match="fixed at 8; export it with a dynamic batch") as told:
+        adopt(file_of(tmp_path, rows_of_a_mean(8)))
+    assert "\n" not in str(told.value)

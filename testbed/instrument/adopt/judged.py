@@ -1,0 +1,38 @@
+"""What of a user's own file a campaign judges, its logits, and what it is fed, images."""
+
+from __future__ import annotations
+
+import onnx
+from onnx import ModelProto, TensorProto
+
+from testbed.core.errors import UsageError
+from testbed.core.protected import is_detecting
+from testbed.instrument.adopt.ending import with_logits
+from testbed.instrument.adopt.file import Adopted
+from testbed.instrument.adopt.outputs import with_logits_alone
+from testbed.instrument.shapes import input_shape, model_input
+
+
+def judged(adopted: Adopted, file: str, classes: int) -> Adopted:
+    """The file with logits at its end, its only output. Raises UsageError where it has none that can be judged."""
+    proto = onnx.load_from_string(adopted.plain)
+    if is_detecting(proto):  # the testbed's own, with its alarms
+        return adopted
+    changes = with_logits_alone(proto, file, classes)
+    cut, change = with_logits(proto, file)
+    if change:
+        changes.append(change)
+    if not changes:
+        return adopted
+    return Adopted(cut.SerializeToString(deterministic=True), (*adopted.changes, *changes))
+
+
+def image_side(proto: ModelProto) -> int:
+    """Pixels. Raises UsageError for an input other than float32 (B, C, S, S)."""
+    value, shape = model_input(proto), input_shape(proto)
+    if value.type.tensor_type.elem_type != TensorProto.FLOAT:
+        raise UsageError(f"the model's input {value.name!r} is not float32; export it with float32 images, cast inside")
+    if len(shape) != 3 or shape[1] != shape[2]:
+        axes = ", ".join(("B", *map(str, shape)))
+        raise UsageError(f"the model's input {value.name!r} is ({axes}); a campaign needs square images (B, C, S, S)")
+    return shape[1]
