@@ -44,7 +44,7 @@ class Flow:
 
     @classmethod
     def of(cls, proto: ModelProto) -> Flow:
-        """Raises CannotCut for a graph with control flow or a fixed batch; EngineError where shapes must be measured and cannot be."""
+        """Raises CannotCut for a graph with control flow or a fixed batch; EngineError where shapes cannot be measured."""
         proto = with_early_checks(proto)
         if any(
             a.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
