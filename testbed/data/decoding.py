@@ -12,6 +12,9 @@ EXIF orientation                 left out, as torchvision and timm do; told once
 from __future__ import annotations
 
 import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +40,7 @@ def decoded(path: Path) -> np.ndarray:
     Raises TestbedError, with the file's name, for one that is missing, damaged, or of a kind that is refused.
     """
     try:
-        with Image.open(path) as image:
+        with _without_remarks(), Image.open(path) as image:
             return _pixels(image, path)
     except _FAULTS as error:
         why = "is missing" if isinstance(error, FileNotFoundError) else "cannot be decoded"
@@ -47,10 +50,18 @@ def decoded(path: Path) -> np.ndarray:
 def is_image(path: Path) -> bool:
     """Does the file begin as an image of a kind that can be read? Nothing is decoded."""
     try:
-        with Image.open(path):
+        with _without_remarks(), Image.open(path):
             return True
     except _FAULTS:
         return False
+
+
+@contextmanager
+def _without_remarks() -> Iterator[None]:
+    """Without Pillow's remarks on damaged metadata: what cannot be decoded is told in one line."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        yield
 
 
 def _pixels(image: Image.Image, path: Path) -> np.ndarray:

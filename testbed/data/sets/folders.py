@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -16,6 +15,8 @@ from testbed.data.warn_once import warn_once
 
 log = logging.getLogger(__name__)
 
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+"""Files that torchvision's ImageFolder takes."""
 _PARTS = ("train", "test", "val")
 _OTHER_PARTS = {"training", "testing", "valid", "validation", "eval", "dev"}  # as other tools name them
 _OTHER_IMAGES = {".gif", ".jfif", ".jp2", ".heic", ".heif", ".avif", ".exr", ".npy", ".npz", ".dcm"}  # not read
@@ -79,39 +80,62 @@ def is_hidden(name: str) -> bool:
 
 
 def class_folders(folder: Path, classes: list[str], base: Path) -> Examples:
-    """The images below ``folder/<class>/``; labels index ``classes``, ids are paths relative to ``base``."""
-    from testbed.data.torchvision_import import datasets
+    """The images below ``folder/<class>/``; labels index ``classes``, ids are paths relative to ``base``.
 
+    Listed are the files that torchvision's ImageFolder lists, in its order, without hidden ones; links are followed, but
+    for those to a folder above them, which would never end.
+    """
     names = class_names(folder)
     unknown = sorted(set(names) - set(classes))
     if unknown:
         raise TestbedError(f"{folder / unknown[0]} is not one of the {len(classes)} known classes; take it out")
+    paths: list[Path] = []
+    labels: list[int] = []
     other: list[str] = []
-
-    def is_image(path: str) -> bool:
-        parts = path.removeprefix(str(folder)).split(os.sep)
-        if any(map(is_hidden, parts)):
-            return False
-        if not path.lower().endswith(datasets.folder.IMG_EXTENSIONS):
-            if Path(path).suffix.lower() in _OTHER_IMAGES:
-                other.append(path)
-            return False
-        return True
-
-    class ClassFolders(datasets.ImageFolder):
-        def find_classes(self, _directory: Any) -> tuple[list[str], dict[str, int]]:
-            return names, {name: index for index, name in enumerate(names)}
-
-    try:
-        dataset = ClassFolders(folder, is_valid_file=is_image)
-    except FileNotFoundError as error:
-        empty = str(error).partition("classes ")[2].partition(". ")[0].rstrip(".") or str(error)
-        raise TestbedError(f"{folder}: no images in class folder {empty}; fill it or take it out") from error
+    empty: list[str] = []
+    for name in names:
+        files = [file for file in files_below(folder / name) if not is_hidden(os.path.basename(file))]
+        images = [file for file in files if file.lower().endswith(IMAGE_SUFFIXES)]
+        other += [file for file in files if Path(file).suffix.lower() in _OTHER_IMAGES]
+        empty += [] if images else [name]
+        paths += map(Path, images)
+        labels += [classes.index(name)] * len(images)
+    if empty:
+        raise TestbedError(f"{folder}: no images in class folder {', '.join(empty)}; fill it or take it out")
     if other:
         warn_once(
             log, f"{folder}: {len(other)} files are left out, such as {other[0]}: convert them to PNG to have them read"
         )
-    paths = [Path(path) for path, _ in dataset.samples]
-    to_label = np.array([classes.index(name) for name in dataset.classes])
     ids = [path.relative_to(base).as_posix() for path in paths]
-    return Examples(ids, to_label[dataset.targets], FileImages(paths))
+    if odd := next((name for name in ids if not _is_unicode(name)), None):
+        raise TestbedError(f"{folder}: the file name {odd!r} is not UTF-8; rename it")
+    return Examples(ids, np.array(labels), FileImages(paths))
+
+
+def files_below(folder: Path) -> list[str]:
+    """Paths of the files below, by folder and then by name."""
+    found: list[tuple[str, list[str]]] = []
+    start = os.path.realpath(folder)
+    above = {str(folder): frozenset([start, *map(str, Path(start).parents)])}
+    for root, folders, files in os.walk(folder, followlinks=True):
+        found.append((root, sorted(files)))
+        inside = above.pop(root)
+        kept = []
+        for name in folders:
+            path = os.path.join(root, name)
+            real = os.path.realpath(path)
+            if real in inside:
+                warn_once(log, f"{path} is a link to a folder that it lies in, and is left out")
+            elif not is_hidden(name):
+                above[path] = inside | {real}
+                kept.append(name)
+        folders[:] = kept
+    return [os.path.join(root, name) for root, names in sorted(found) for name in names]
+
+
+def _is_unicode(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
