@@ -114,11 +114,11 @@ def class_folders(folder: Path, classes: list[str], base: Path) -> Examples:
 
 def files_below(folder: Path) -> list[str]:
     """Paths of the files below, by folder and then by name."""
-    found: list[tuple[str, list[str]]] = []
+    listed: list[tuple[str, list[str]]] = []
     start = os.path.realpath(folder)
     above = {str(folder): frozenset([start, *map(str, Path(start).parents)])}
     for root, folders, files in os.walk(folder, followlinks=True):
-        found.append((root, sorted(files)))
+        listed.append((root, sorted(files)))
         inside = above.pop(root)
         kept = []
         for name in folders:
@@ -130,7 +130,7 @@ def files_below(folder: Path) -> list[str]:
                 above[path] = inside | {real}
                 kept.append(name)
         folders[:] = kept
-    return [os.path.join(root, name) for root, names in sorted(found) for name in names]
+    return [os.path.join(root, name) for root, names in sorted(listed) for name in names]
 
 
 def _is_unicode(name: str) -> bool:
