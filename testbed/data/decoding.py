@@ -58,7 +58,7 @@ def is_image(path: Path) -> bool:
 
 @contextmanager
 def _without_remarks() -> Iterator[None]:
-    """Without Pillow's remarks on damaged metadata: what cannot be decoded is told in one line."""
+    """Silence Pillow's remarks on damaged metadata: what cannot be decoded is told in one line."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         yield
