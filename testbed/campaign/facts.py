@@ -59,6 +59,15 @@ class ExportFacts(Form):
     cache: CacheNote | None = None
 
 
+class CutFacts(ExportFacts):
+    """Where the attention module of a user's own file was cut out of it: the whole file's tensors at its two ends. Of a
+    model that is exported here there are none."""
+
+    block: Annotated[int, Field(ge=0)] = 0
+    input: str = ""
+    output: str = ""
+
+
 class TuneFacts(Form):
     """Facts of the stage "tune". unit_rows: of a unit of work. why_batch: of one row that is not the spec's, why. cache:
     where it is from, if it was not measured but taken from there."""
@@ -137,6 +146,7 @@ _FORMS: dict[str, type[Form]] = {
     "train": TrainFacts,
     "golden": GoldenFacts,
     "export.model": ExportFacts,
+    "export.attention": CutFacts,
     "pictures": PictureFacts,
     "tune": TuneFacts,
     "images": ImageFacts,

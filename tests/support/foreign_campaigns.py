@@ -109,5 +109,5 @@ def changed(finished: Finished, **tables: Any) -> dict[str, Any]:
     """The spec's values with some tables, or keys of them, replaced."""
     values = copy.deepcopy(finished.values)
     for name, table in tables.items():
-        values[name] = {**values[name], **table} if isinstance(table, dict) else table
+        values[name] = {**values.get(name, {}), **table} if isinstance(table, dict) else table
     return values

@@ -15,6 +15,8 @@ from testbed.campaign.evaluate.golden_words import golden_words
 from testbed.campaign.evaluate.weights.in_place import weight_gate_of
 from testbed.campaign.execute.checks import (
     DRIFT,
+    PARITY,
+    WHOLE,
     Bounds,
     OutputDeviation,
     failing,
@@ -156,8 +158,13 @@ class _Gates:
     def _parity(self, target: str, plain: JudgedOutputs, bounds: Bounds) -> list[OutputDeviation]:
         reference, engine = self.preparation.reference(target), self.workplace.engine(target, "activation")
         outputs, twin = plain.values, engine.judged(engine.golden).values
-        original = [] if reference is None else [("torch-plain", reference, outputs)]
+        original = [] if reference is None else [(self._reference_pair, reference, outputs)]
         return parity([*original, (DRIFT, outputs, twin)], target, bounds)
+
+    @property
+    def _reference_pair(self) -> str:
+        """Which two engines the reference golden compares: a module of a user's own file has that of the whole file."""
+        return PARITY if self.spec.model.onnx is None else WHOLE
 
     def _alarms(self, plain: Mapping[str, JudgedOutputs]) -> tuple[AlarmFacts | None, list[str]]:
         """Alarms without a fault: of the plain engines, and of those that faults are injected into."""

@@ -18,6 +18,7 @@ from testbed.campaign.described import AbsentSite, DescribedModel
 from testbed.campaign.facts import ExportFacts, GoldenFacts, PlainGolden
 from testbed.campaign.plan.sections import check_sections
 from testbed.campaign.prepare.as_trained import check_fit, check_like_library, check_pixels, warn_of_split
+from testbed.campaign.prepare.module_golden import golden_batches, module_of, module_table, write_module
 from testbed.campaign.prepare.row_gate import input_influence
 from testbed.campaign.prepare.subject import KnownModel, cached_logits, check_accuracy, dataset_of
 from testbed.campaign.results.progress import Watch, unwatched
@@ -33,7 +34,6 @@ from testbed.core.site import SiteTable
 from testbed.data import Dataset
 from testbed.data.classes.order_check import warn_of_order
 from testbed.data.preprocess.steps import PIXELS
-from testbed.engines.batches import pad_values
 from testbed.engines.runner import EngineRequest, Runner, open_engine
 from testbed.golden.arrays import array_writer, read_array
 from testbed.golden.reference import LOGITS
@@ -43,8 +43,9 @@ from testbed.instrument.adopt.file import Adopted, adopt
 from testbed.instrument.adopt.images import takes_pixels
 from testbed.instrument.adopt.judged import image_side, judged
 from testbed.instrument.adopt.sizes import check_memory
+from testbed.instrument.cut.module import AttentionModule
 from testbed.instrument.quantised import number_format_of, parameters
-from testbed.instrument.shapes import fixed_batch, model_input
+from testbed.instrument.shapes import fixed_batch, input_shape, model_input
 from testbed.instrument.sites.catalogue import Catalogue, catalogue
 from testbed.instrument.table import deployment_id, table_of
 
@@ -106,9 +107,9 @@ class OnnxSubject:
         return KnownModel()
 
     def check_sites(self) -> None:
-        table = self._table
-        check_sections(self.spec.faults, {"model": table})
-        computes, precisions = number_format_of(table)
+        tables: dict[str, SiteTable] = {name: self._table_of(name) for name in ("model", *self.spec.targets)}
+        check_sections(self.spec.faults, tables)
+        computes, precisions = number_format_of(tables["model"])
         if not precisions:
             raise UsageError(
                 f"{self.spec.model.onnx} computes in {computes}, which campaigns do not offer; quantise its activations to"
@@ -120,22 +121,30 @@ class OnnxSubject:
                 f" {self.spec.engine.precision!r}; set engine.precision = {precisions[0]!r}"
             )
 
+    def _table_of(self, target: str, plain: bytes | None = None) -> SiteTable:
+        """The sites of the file, or of the module. plain: as the campaign's folder has it."""
+        wanted = [pattern for section in self.spec.faults if section.target == target for pattern in section.sites]
+        if target != "model":
+            return module_table(self.spec, self._module, plain, wanted)
+        return table_of(self._catalogue, self.adopted.plain, target, self.spec.engine.ports, also=wanted)
+
     @cached_property
-    def _table(self) -> SiteTable:
-        wanted = [pattern for section in self.spec.faults for pattern in section.sites]
-        return table_of(self._catalogue, self.adopted.plain, "model", self.spec.engine.ports, also=wanted)
+    def _module(self) -> AttentionModule:
+        return module_of(self.spec, self._catalogue)
 
     @cached_property
     def _catalogue(self) -> Catalogue:
         return catalogue(self.adopted.plain)
 
     def sketch(self, target: str) -> tuple[bytes, NDArray[np.float32]]:
-        """The file itself."""
+        """The file itself, or the module."""
+        if target != "model":
+            return self._module.plain, np.zeros((self._batch, *input_shape(self._module.catalogue.proto)), np.float32)
         shape = (self._batch, self.dataset.channels, self.dataset.image, self.dataset.image)
         return self.adopted.plain, np.zeros(shape, np.float32)
 
     def site_table(self, plain: bytes, target: str) -> SiteTable:
-        return self._table
+        return self._table_of(target, plain)
 
     def make_golden(self, folder: RunFolder, watch: Watch = unwatched, reuse: Reuse = NO_REUSE) -> None:
         """Takes the file into the folder, and runs it on every test image."""
@@ -229,17 +238,16 @@ class OnnxSubject:
     def _record(
         self, run: Callable[[NDArray[np.float32]], NDArray[np.float32]], batch: int, file: Path, watch: Watch
     ) -> None:
-        """The last batch is padded."""
         test = self.dataset.test
         with array_writer(file, len(test)) as writer, watch("golden", len(test), "images") as advance:
-            for start in range(0, len(test), batch):
-                images = test.batch(slice(start, start + batch))
-                padded = pad_values(images, batch, filler=np.zeros(images.shape[1:], np.float32))
-                writer.append(run(padded)[: len(images)])
-                advance(len(images))
+            for rows, images in golden_batches(test, np.arange(len(test)), batch):
+                writer.append(run(images)[: len(rows)])
+                advance(len(rows))
 
     def make_plain(self, folder: RunFolder, target: str, reuse: Reuse = NO_REUSE) -> None:
-        """It is there already."""
+        """The file is there already; a module is cut out of it."""
+        if target != "model":
+            write_module(folder, self._module, target, folder.output_hash(_STAGE, PLAIN))
 
     def described(self, folder: RunFolder) -> DescribedModel:
         taken = facts_of(folder, _STAGE, ExportFacts)

@@ -93,7 +93,8 @@ def cached_logits(shared: SharedGolden) -> NDArray[np.float32] | None:
 def stages_of(spec: CampaignSpec) -> list[str]:
     """A subject's stages, up to the twins, in the order in which they run."""
     if spec.model.onnx is not None:
-        return ["export.model", "golden", "tiers", "instrument.model"]
+        cuts = [f"export.{target}" for target in spec.targets if target != "model"]
+        return ["export.model", "golden", "tiers", *cuts, *(f"instrument.{target}" for target in spec.targets)]
     per_target = [f"{stage}.{target}" for target in spec.targets for stage in ("export", "instrument")]
     return ["train", "golden", "tiers", *per_target]
 

@@ -46,12 +46,6 @@ def contradictions(tables: Tables) -> Iterator[Complaint]:
         if isinstance(atol, tuple) and len(atol) != len(edges):
             yield Complaint("tolerance.atol", f"names {len(atol)} tiers, tiers.edges {len(edges)}")
     for number, section in sections.items():
-        if model is not None and model.onnx is not None and section.target == "attention":
-            yield Complaint(
-                f"faults[{number}].target",
-                "'attention' needs a model of the testbed, which records what that module is fed; strike 'model', with"
-                " sites such as block.0.attn.*",
-            )
         if engine is not None:
             yield from _on_engine(f"faults[{number}]", section, engine)
     block = None if tables.attention is None else tables.attention.block

@@ -46,7 +46,7 @@ def test_a_spec_that_does_not_fit_the_file_is_refused_before_anything_is_written
     wrong = {
         "choose another file or data set": changed(finished, data={"name": "stripes of three"}),
         "no such file": changed(finished, model={"onnx": "nowhere.onnx"}),
-        "'attention' needs a model of the testbed": changed(finished, faults=attention),
+        "no attention of a block 9 is recognised": changed(finished, attention={"block": 9}, faults=attention),
         "matches 'block.7.*'": changed(finished, faults=nowhere),
         "set engine.precision = 'fp32'": changed(finished, engine={"precision": "fp16"}, faults=anything),
         "onnx names a finished model": changed(finished, model={"preset": "digits", "recipe": "digits"}),
