@@ -41,4 +41,11 @@ _import_or_declare()
 from torchvision import datasets  # noqa: E402
 from torchvision.transforms import v2 as transforms  # noqa: E402
 
-__all__ = ["datasets", "transforms"]
+__all__ = ["datasets", "imagenet_names", "transforms"]
+
+
+def imagenet_names() -> list[str]:
+    """Names of ImageNet's 1,000 classes, in the order of published models' outputs."""
+    from torchvision.models import ViT_B_16_Weights
+
+    return list(ViT_B_16_Weights.DEFAULT.meta["categories"])

@@ -50,8 +50,8 @@ class DataSpec(Strict):
     )
     classes: Annotated[str | tuple[str, ...] | None, BeforeValidator(_kept_classes)] = Field(
         default=None,
-        description='Order of the model\'s outputs, where it is not that of the data set: "natural", "text", the list of '
-        "names, or a file.",
+        description='Order of the model\'s outputs, where it is not that of the data set: "natural", "text", "imagenet" '
+        "(the 1,000 WordNet ids), the list of names, or a file.",
     )
     images: Count | None = Field(
         default=None,

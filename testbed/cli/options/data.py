@@ -29,8 +29,8 @@ def classes_option(command: Command) -> Command:
         "--classes",
         metavar="FILE",
         help="The order of the model's outputs: a file of the class names, one a line (or JSON: a list, {index: name}, a"
-        " config.json), or 'natural' (0, 1, 2, ..., 10) or 'text' (0, 1, 10, 2, ...); by default the data set's own,"
-        " which is text order for class folders.",
+        " config.json), or 'natural' (0, 1, 2, ..., 10), 'text' (0, 1, 10, 2, ...) or 'imagenet' (the 1,000 WordNet ids of"
+        " its class folders); by default the data set's own, which is text order for class folders.",
     )(command)
 
 

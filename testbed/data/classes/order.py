@@ -2,7 +2,7 @@
 
 Class folders are in text order, as torchvision has them, so folders 0 ... 11 are classes 0, 1, 10, 11, 2, ...; timm
 sorts naturally (0, 1, 2, ...), and a published model has an order of its own. ``classes`` of ``testbed.data.load``
-states the model's: "natural", "text", the names, or a file of them.
+states the model's: "natural", "text", "imagenet" (its 1,000 WordNet ids), the names, or a file of them.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import numpy as np
 
 from testbed.core.errors import TestbedError, UsageError
 from testbed.core.folder.parsing import json_value
+from testbed.data.classes.imagenet import IMAGENET, imagenet_wnids, with_wnids
 from testbed.data.collection import Collection, Examples
 from testbed.data.warn_once import warn_once
 
@@ -44,11 +45,11 @@ ORDERS: dict[str, Callable[[Sequence[str]], list[str]]] = {
 
 
 def kept_classes(asked: Classes | None) -> str | tuple[str, ...] | None:
-    """What stands for ``asked`` in a spec or a run's record: "natural", "text", or the names; never a file's path.
+    """What stands for ``asked`` in a spec or a run's record: "natural", "text", "imagenet", or the names; never a path.
 
     Raises UsageError for a file that is not there or names no classes, TestbedError for one that cannot be read.
     """
-    if asked is None or (isinstance(asked, str) and asked in ORDERS):
+    if asked is None or (isinstance(asked, str) and (asked in ORDERS or asked == IMAGENET)):
         return asked
     return tuple(_checked(list(asked), "classes") if not isinstance(asked, str) else classes_in(Path(asked)))
 
@@ -58,7 +59,7 @@ def classes_in(path: Path) -> list[str]:
     try:
         text = path.expanduser().read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
-        orders = " and ".join(ORDERS)
+        orders = f"{', '.join(ORDERS)} and {IMAGENET}"
         raise UsageError(
             f"classes: there is no file {path}; name one, one class a line ({orders} need none)"
         ) from error
@@ -78,8 +79,9 @@ def classes_in(path: Path) -> list[str]:
 def classes_told(values: Any, where: str = "classes") -> list[str] | None:
     """The names that parsed JSON tells, in the model's order; None where it tells none.
 
-    A list, {index: name}, {index: [wnid, name]}, {name: index}, or a config.json: Hugging Face's ``id2label`` (unless it
-    is LABEL_0, LABEL_1, ...), timm's ``label_names``. Raises UsageError for indexes with gaps and names told twice.
+    A list, {index: name}, {index: [wnid, name]}, {name: index}, {wnid: name} in the order of the ids, or a config.json:
+    Hugging Face's ``id2label`` (unless it is LABEL_0, LABEL_1, ...), timm's ``label_names``. ImageNet's names get their
+    WordNet ids. Raises UsageError for indexes with gaps, ids out of order and names told twice.
     """
     if isinstance(values, list):
         return _checked([_name(value) for value in values], where)
@@ -93,6 +95,8 @@ def classes_told(values: Any, where: str = "classes") -> list[str] | None:
                 return classes_told(source[key], f"{where}: {key}")
     if values and all(isinstance(value, int) for value in values.values()):
         values = {index: name for name, index in values.items()}
+    if values and all(isinstance(key, str) and _WNID.fullmatch(key) for key in values):
+        return _by_wnid({wnid: _name(name) for wnid, name in values.items()}, where)
     try:
         by_index = {int(index): _name(name) for index, name in values.items()}
     except (TypeError, ValueError):
@@ -101,6 +105,14 @@ def classes_told(values: Any, where: str = "classes") -> list[str] | None:
         raise UsageError(f"{where}: {len(values)} classes, but their indexes are not 0 to {len(values) - 1}")
     names = [by_index[index] for index in range(len(by_index))]
     return None if names == [f"LABEL_{index}" for index in range(len(names))] else _checked(names, where)
+
+
+def _by_wnid(names: Mapping[str, str], where: str) -> list[str]:
+    if list(names) != sorted(names):
+        raise UsageError(
+            f"{where}: WordNet ids out of order tell no order of the outputs; give a list, or {{index: name}}"
+        )
+    return [f"{wnid} {name}" for wnid, name in names.items()]
 
 
 def _check_agreement(values: Mapping[str, Any], where: str) -> None:
@@ -142,7 +154,10 @@ def ordered(collection: Collection, classes: Classes | None, name: str) -> Colle
             _warn_of_numbers(collection.classes, name)
         return collection
     asked = kept_classes(classes)
-    stated = ORDERS[asked](collection.classes) if isinstance(asked, str) else list(asked or ())
+    if asked == IMAGENET:
+        stated = list(imagenet_wnids())
+    else:
+        stated = ORDERS[asked](collection.classes) if isinstance(asked, str) else list(asked or ())
     position = _positions(stated, collection)
     unknown = [class_name for class_name in collection.classes if class_name not in position]
     if unknown:
@@ -173,9 +188,10 @@ def ordered(collection: Collection, classes: Classes | None, name: str) -> Colle
 def _positions(stated: Sequence[str], collection: Collection) -> dict[str, int]:
     """Positions of the classes that are among the stated ones, by any of their names; however their accents are
     encoded."""
-    by_name = {
-        unicodedata.normalize("NFC", alias): n for n, class_name in enumerate(stated) for alias in _aliases(class_name)
-    }
+    by_name: dict[str, int] = {}
+    for number, class_name in enumerate(stated):
+        for alias in _aliases(class_name):
+            by_name.setdefault(unicodedata.normalize("NFC", alias), number)
     positions: dict[str, int] = {}
     for class_name, folder in zip(collection.classes, collection.folders or collection.classes, strict=True):
         for name in (class_name, folder):
@@ -198,7 +214,7 @@ def _warn_of_numbers(names: Sequence[str], name: str) -> None:
 
 
 def _aliases(stated: str) -> tuple[str, ...]:
-    return (stated, stated.split()[0]) if _WNID.match(stated) else (stated,)
+    return (stated, *stated.split(maxsplit=1)) if _WNID.match(stated) else (stated,)
 
 
 def _name(value: Any) -> str:
@@ -209,6 +225,8 @@ def _name(value: Any) -> str:
 def _checked(names: list[str], where: str) -> list[str]:
     if not names:
         raise UsageError(f"{where}: names no classes; give one a line, in the order of the model's outputs")
+    if not any(map(_WNID.match, names)) and (of_imagenet := with_wnids(names)):
+        return of_imagenet
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise UsageError(f"{where}: class {twice!r} is told twice; each of the model's outputs is one class")

@@ -13,6 +13,7 @@ from testbed.data import Collection, Examples, load
 from testbed.data.classes import order as class_order
 from testbed.data.classes.order import classes_beside, classes_in, kept_classes, ordered
 from testbed.data.classes.order_check import better_order, warn_of_order
+from testbed.data.torchvision_import import imagenet_names as categories
 from testbed.data.warn_once import forget_warnings
 
 TWELVE = [str(number) for number in range(12)]
@@ -117,6 +118,42 @@ def test_a_thousand_wordnet_ids_of_which_a_folder_has_two(labelled, caplog):
     assert len(data.classes) == 1000
     assert label_of_number(data) == [3, 700]
     assert "no images of 998 of the 1000 stated classes: n00000000, n00000001, n00000002, ..." in caplog.messages[0]
+
+
+def imagenet_names():
+    """As Hugging Face writes them: synonyms, and a bird and a machine of one name."""
+    names = [f"{name}, {name} too" for name in categories()]
+    return [*names[:134], "crane", *names[135:517], "crane", *names[518:]]
+
+
+def test_some_of_imagenets_folders_in_the_order_of_its_models(labelled, tmp_path):
+    synsets = pytest.importorskip("timm.data").ImageNetInfo().label_names()
+    some = [synsets[900], synsets[134], synsets[517]]
+    (tmp_path / "config.json").write_text(json.dumps({"id2label": dict(enumerate(imagenet_names()))}))
+    folder = labelled(some)
+    for stated in ("imagenet", str(tmp_path / "config.json"), synsets):
+        data = load(folder, classes=stated)
+        assert len(data.classes) == 1000
+        assert label_of_number(data) == [900, 134, 517]
+    assert load(folder, classes=str(tmp_path / "config.json")).classes[0] == "n01440764 tench, tench too"
+
+
+def test_a_thousand_other_names_are_not_taken_for_imagenets(tmp_path):
+    names = [f"class {number}" for number in range(1000)]
+    (tmp_path / "c.json").write_text(json.dumps(names))
+    assert classes_in(tmp_path / "c.json") == names
+    (tmp_path / "c.json").write_text(json.dumps(imagenet_names()[::-1]))
+    with pytest.raises(UsageError, match="'crane' is told twice"):
+        classes_in(tmp_path / "c.json")
+
+
+def test_wordnet_ids_with_names(labelled, tmp_path):
+    (tmp_path / "c.json").write_text('{"n01440764": "tench", "n01443537": "goldfish"}')
+    path = str(tmp_path / "c.json")
+    assert label_of_number(load(labelled(["n01443537"]), classes=path)) == [1]
+    (tmp_path / "c.json").write_text('{"n01443537": "goldfish", "n01440764": "tench"}')
+    with pytest.raises(UsageError, match="out of order tell no order"):
+        classes_in(tmp_path / "c.json")
 
 
 def test_every_part_and_its_hash_follow_the_order():
