@@ -121,8 +121,11 @@ class _Cutter:
         node = self._node(self._before_quantised(self._sites.get(name, "")))
         live = [] if node is None else self._flow.live_inputs(node)
         if node is None or node.op_type != "Add" or len(live) != 2:
-            why = self._whole.missing.get(f"block.{block}.attn") or self._whole.missing.get(name)
-            raise CannotCut(f"its output is not recognised ({why or 'no addition to the residual stream is'})")
+            names = (f"block.{block}.attn", f"block.{block}.attn.proj", name)
+            reasons = [f"{lacking}: {self._whole.missing[lacking]}" for lacking in names if lacking in self._whole.missing]
+            integers = f"block.{block}.attn.proj" in self._sites
+            usual = "it goes on as integers alone" if integers else "no addition to the residual stream is"
+            raise CannotCut(f"its output is not recognised ({reasons[0] if reasons else usual})")
         for end, stream in (live, live[::-1]):
             if self._is_made_of(end, stream):
                 return end, stream
