@@ -13,7 +13,10 @@ from pydantic import JsonValue
 
 from testbed.analysis.outputs.confidence import TierEdges
 from testbed.core.errors import UsageError
+from testbed.core.folder.files import write_bytes
+from testbed.core.site import SiteTable
 from testbed.engines.backends import check_engine
+from testbed.engines.batches import batches
 from testbed.engines.runner import EngineRequest, Runner, open_engine
 from testbed.export.parity import TierParity, parity_by_tier
 from testbed.export.precision import Calibration
@@ -22,6 +25,12 @@ from testbed.golden.recorded import Golden, working_in
 from testbed.golden.recording import Advance, no_progress
 from testbed.golden.tiers import golden_tiers, recorded_edges
 from testbed.golden.verify import Cases, cases_of
+from testbed.instrument.adopt.file import adopt
+from testbed.instrument.cut.module import AttentionModule, cut_attention, with_outputs
+from testbed.instrument.quantised import number_format_of
+from testbed.instrument.shapes import input_name, input_shape, output_name
+from testbed.instrument.sites.catalogue import catalogue
+from testbed.instrument.table import deployment_id
 
 
 @dataclass(frozen=True)
@@ -112,3 +121,86 @@ def _parity(
     tiers = {edges.name(tier): np.flatnonzero(tier_of == tier) for tier in range(len(edges))}
     tiers["all"] = np.arange(len(cases.rows))
     return parity_by_tier(outputs, cases.golden, tiers, rtol, has_classes)
+
+
+# ---- one attention module of an ONNX file of any origin
+
+_IMAGES = 64
+_SEED = 0
+
+
+def deploy_module(
+    file: Path,
+    target: str,
+    precision: str,
+    *,
+    engine: str = "ort-cpu",
+    rtol: float = 1e-5,
+    batch: int = 64,
+    threads: int = 1,
+    progress: Callable[[int], AbstractContextManager[Advance]] | None = None,
+) -> Deployed:
+    """Cuts ``target``, "attention" or "attention:N", out of an ONNX file, and writes it beside it. Its outputs are compared
+    with what the whole file's engine holds there, of images of normal random numbers.
+
+    Raises UsageError for another target, a block that cannot be cut out and a precision that is not the file's own,
+    EngineError when the engine cannot take the file.
+    """
+    check_engine(engine, "fp32")
+    kind, _, number = target.partition(":")
+    if kind != "attention" or not (number.isdecimal() or target == "attention"):
+        raise UsageError(
+            f"{file} is an ONNX file, which is deployed as it is; what is exported of it is one attention module: --target"
+            " attention or attention:N"
+        )
+    whole = catalogue(adopt(file).plain)
+    module = cut_attention(whole, str(file), int(number) if number else None)
+    own = _precision(module)
+    if precision not in ("fp32", own):
+        raise UsageError(f"{file} computes in {own}; a module of it is cut out as it is: leave --precision out")
+    written = file.with_name(f"{file.stem}.{target.replace(':', '.')}.onnx")
+    write_bytes(written, module.plain)
+    shape = input_shape(whole.proto)
+    images = np.random.default_rng(_SEED).standard_normal((_IMAGES, *shape)).astype(np.float32)
+    extended = with_outputs(whole.proto, (module.input, module.output)).SerializeToString(deterministic=True)
+    name, given, wanted = input_name(extended), [], []
+    with (
+        open_engine(engine, _request_of(extended, own, batch, threads)) as runner,
+        progress(_IMAGES) if progress else no_progress() as advance,
+    ):
+        for rows, padded in batches(_IMAGES, batch):
+            values = runner.run({name: images[padded]})
+            given.append(values[module.input][: len(rows)].astype(np.float32))
+            wanted.append(values[module.output][: len(rows)].astype(np.float32))
+            advance(len(rows))
+    inputs, outputs = np.concatenate(given), []
+    with open_engine(engine, _request_of(module.plain, own, batch, threads)) as runner:
+        for rows, padded in batches(_IMAGES, batch):
+            values = runner.run({input_name(module.plain): inputs[padded]})
+            outputs.append(values[output_name(module.plain)][: len(rows)])
+        info = runner.info
+    parity = parity_by_tier(np.concatenate(outputs), np.concatenate(wanted), {"all": np.arange(_IMAGES)}, rtol, False)
+    return Deployed(
+        file=str(written),
+        target=target,
+        engine=engine,
+        engine_hash=info.hash,
+        deployment_id=info.deployment_id,
+        precision=own,
+        options=dict(info.options),
+        calibration=None,
+        rtol=rtol,
+        images=_IMAGES,
+        parity=parity,
+    )
+
+
+def _precision(module: AttentionModule) -> str:
+    """The precision that the module computes in, as engines are asked for it."""
+    table = SiteTable("attention", "", "", module.catalogue.recognised or module.catalogue.others)
+    computes, precisions = number_format_of(table)
+    return precisions[0] if precisions else computes
+
+
+def _request_of(plain: bytes, precision: str, batch: int, threads: int) -> EngineRequest:
+    return EngineRequest.of_bytes(plain, deployment_id(plain), precision=precision, threads=threads, max_batch=batch)

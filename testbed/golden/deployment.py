@@ -54,6 +54,8 @@ def _exported(run: ModelRun, target: str, precision: str, calibration: Calibrati
     if run.protected and folder.kind != CAMPAIGN:
         return run.protected_path(target, precision)
     if folder.kind == CAMPAIGN:
+        if target == part_in_campaign(run, "attention"):
+            stage, file = stage.replace(target, "attention"), plain_file("attention", precision)
         if file not in folder.manifest["stages"].get(stage, {}).get("outputs", {}):
             raise UsageError(f"the campaign in {folder.path} has no target {target!r} in {precision}")
         folder.verify(stage)
@@ -73,6 +75,13 @@ def _exported(run: ModelRun, target: str, precision: str, calibration: Calibrati
 
         folder.stage(stage, inputs, [file], build, command=COMMAND)
     return folder / file
+
+
+def part_in_campaign(run: ModelRun, target: str) -> str:
+    """The target with its block: where a campaign's attention module is that of another block than the first, that one."""
+    block = run.folder.manifest.get("spec", {}).get("attention", {}).get("block")
+    named = run.folder.kind == CAMPAIGN and target == "attention" and block is not None
+    return f"{target}:{block}" if named else target
 
 
 def ends_of(plain: bytes) -> tuple[str, str]:

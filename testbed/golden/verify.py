@@ -14,7 +14,7 @@ from testbed.analysis.outputs.compare import Deviation, Tolerance, by_row
 from testbed.analysis.outputs.confidence import TierEdges
 from testbed.engines.backends import check_engine
 from testbed.engines.runner import open_engine
-from testbed.golden.deployment import ends_of, plain_engine
+from testbed.golden.deployment import ends_of, part_in_campaign, plain_engine
 from testbed.golden.injections import INJECTED_IMAGES, check_images, injected
 from testbed.golden.recorded import Golden, is_campaign, open_golden, working_in
 from testbed.golden.recording import Advance, module_name, no_progress
@@ -127,7 +127,7 @@ def cases_of(golden: Golden, target: str) -> Cases:
     source, rows = (subset, subset.rows) if subset else (golden, np.arange(len(golden)))
     if target == "model":
         return Cases(source.array(LOGITS), lambda a, b: golden.split.batch(rows[a:b]), rows)
-    name = module_name(golden.run.model, target)
+    name = module_name(golden.run.model, part_in_campaign(golden.run, target))
     hidden = source.array(golden.file(name, 0))
     return Cases(source.array(golden.file(name, 1)), lambda a, b: np.array(hidden[a:b]), rows)
 

@@ -16,7 +16,6 @@ import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
-from onnx import ModelProto
 
 from testbed.campaign.facts import CutFacts, GoldenFacts
 from testbed.campaign.files import Files
@@ -28,7 +27,6 @@ from testbed.core.errors import UsageError
 from testbed.core.folder.files import write_bytes
 from testbed.core.folder.runfolder import RunFolder
 from testbed.core.folder.stage_facts import facts_of
-from testbed.core.protected import is_protected
 from testbed.core.site import SiteTable
 from testbed.data import Split
 from testbed.engines.batches import pad_values
@@ -37,8 +35,8 @@ from testbed.golden.arrays import array_writer, read_array
 from testbed.golden.recorded import FIRST_ATTENTION
 from testbed.golden.reference import BATCH, LOGITS, arithmetic, module_files, record_module
 from testbed.golden.shared import SharedGolden, array_name
-from testbed.instrument.cut.module import AttentionModule, cut_attention
-from testbed.instrument.shapes import fixed_batch, model_input
+from testbed.instrument.cut.module import AttentionModule, cut_attention, with_outputs
+from testbed.instrument.shapes import model_input
 from testbed.instrument.sites.catalogue import Catalogue
 from testbed.instrument.table import deployment_id
 from testbed.models.runs import MODEL
@@ -128,17 +126,7 @@ def _copy_rows(array: NDArray[np.float32], rows: NDArray[np.int64], path: Path) 
 
 def module_of(spec: CampaignSpec, whole: Catalogue) -> AttentionModule:
     """The module that the spec names. Raises UsageError where it cannot be cut out, or the file is protected."""
-    file = str(spec.model.onnx)
-    if is_protected(whole.proto):
-        raise UsageError(
-            f"{file} is protected, by checks of the whole of it; strike 'model', or the plain file's attention"
-        )
-    if fixed_batch(whole.proto):
-        raise UsageError(
-            f"{file} takes {fixed_batch(whole.proto)} image(s) at a time, and a module is cut out of files of any batch; export"
-            " it with a dynamic one, or strike 'model' with sites such as block.1.attn.*"
-        )
-    return cut_attention(whole, file, spec.attention.block)
+    return cut_attention(whole, str(spec.model.onnx), spec.attention.block)
 
 
 def module_table(spec: CampaignSpec, module: AttentionModule, plain: bytes | None, wanted: Sequence[str]) -> SiteTable:
@@ -184,7 +172,7 @@ def write_cut_values(
     """
     cut = facts_of(folder, f"export.{TARGET}", CutFacts)
     proto = onnx.load(folder / Files("model").plain)
-    plain = _with_outputs(proto, (cut.input, cut.output)).SerializeToString(deterministic=True)
+    plain = with_outputs(proto, (cut.input, cut.output)).SerializeToString(deterministic=True)
     batch = 1 if facts_of(folder, "golden", GoldenFacts).rows_influence else spec.engine.sketched_batch
     request = EngineRequest.of_bytes(
         plain,
@@ -222,15 +210,6 @@ def golden_batches(test: Split, positions: Int64s, batch: int) -> Iterator[tuple
         rows = positions[start : start + batch]
         images = test.batch(rows)
         yield rows, pad_values(images, batch, filler=np.zeros(images.shape[1:], np.float32))
-
-
-def _with_outputs(proto: ModelProto, tensors: tuple[str, ...]) -> ModelProto:
-    """The file with these of its tensors beside its own outputs."""
-    extended = ModelProto()
-    extended.CopyFrom(proto)
-    known = {value.name for value in proto.graph.output}
-    extended.graph.output.extend(onnx.ValueInfoProto(name=name) for name in tensors if name not in known)
-    return extended
 
 
 def _largest_deviation(a: Float32s, b: Float32s) -> float:

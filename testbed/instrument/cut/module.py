@@ -7,16 +7,18 @@ positions) is kept inside; a shape that is taken from the image is made of its n
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from onnx import ModelProto, NodeProto, TensorProto, helper
+from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 
 from testbed.core.errors import UsageError
+from testbed.core.protected import is_protected
 from testbed.core.site import Site
 from testbed.instrument.cut.flow import CannotCut, Flow
 from testbed.instrument.cut.segments import cut_segment
 from testbed.instrument.quantised import FLOATS
-from testbed.instrument.shapes import FORMATS
+from testbed.instrument.shapes import FORMATS, fixed_batch
 from testbed.instrument.sites.catalogue import Catalogue
 from testbed.instrument.sites.pattern_graph import LAYOUT
 
@@ -46,25 +48,30 @@ def cut_attention(whole: Catalogue, file: str, block: int | None = None) -> Atte
     Raises UsageError, with the reason and what to do, for a block that is not there, has no attention, or whose module
     cannot be cut out.
     """
+    if is_protected(whole.proto):
+        raise UsageError(f"{file} is protected, by checks of the whole of it; take target 'model', or the plain file")
+    if fixed_batch(whole.proto):
+        raise UsageError(
+            f"{file} takes {fixed_batch(whole.proto)} image(s) at a time, and a module is cut out of files of any batch; export"
+            " it with a dynamic one, or take target 'model' with sites such as block.1.attn.*"
+        )
     blocks = blocks_with_attention(whole)
     if not blocks:
-        raise UsageError(
-            f"{file}: no block's attention is recognised in it; strike target 'model', with tensors by name"
-        )
+        raise UsageError(f"{file}: no block's attention is recognised in it; take target 'model', with tensors by name")
     numbers = ", ".join(map(str, blocks))
     number = blocks[0] if block is None else block
     if number not in blocks:
         why = whole.missing.get(f"block.{number}.attn") or whole.missing.get(f"block.{number}", "")
         raise UsageError(
             f"{file}: no attention of a block {number} is recognised{f' ({why})' if why else ''}; those of blocks {numbers}"
-            " are: set [attention] block to one of these"
+            " are: name one of these ([attention] block in a spec, attention:N elsewhere)"
         )
     try:
         return _Cutter(whole).module(number)
     except CannotCut as error:
-        others = f"set [attention] block to another ({numbers}), or " if len(blocks) > 1 else ""
+        others = f"name another block ({numbers}), or " if len(blocks) > 1 else ""
         raise UsageError(
-            f"{file}: the attention of block {number} cannot be cut out: {error}; {others}strike target 'model' with sites"
+            f"{file}: the attention of block {number} cannot be cut out: {error}; {others}take target 'model' with sites"
             f" such as block.{number}.attn.*"
         ) from error
 
@@ -73,6 +80,15 @@ def blocks_with_attention(whole: Catalogue) -> list[int]:
     """Numbers of the blocks in which an attention is named or known to be."""
     named = [site for site in whole.recognised if site.where == "activation" and ".attn." in site.name]
     return sorted({site.block for site in named if site.block is not None})
+
+
+def with_outputs(proto: ModelProto, tensors: Sequence[str]) -> ModelProto:
+    """The file with these of its tensors beside its own outputs."""
+    extended = ModelProto()
+    extended.CopyFrom(proto)
+    known = {value.name for value in proto.graph.output}
+    extended.graph.output.extend(ValueInfoProto(name=name) for name in tensors if name not in known)
+    return extended
 
 
 class _Cutter:
@@ -122,7 +138,9 @@ class _Cutter:
         live = [] if node is None else self._flow.live_inputs(node)
         if node is None or node.op_type != "Add" or len(live) != 2:
             names = (f"block.{block}.attn", f"block.{block}.attn.proj", name)
-            reasons = [f"{lacking}: {self._whole.missing[lacking]}" for lacking in names if lacking in self._whole.missing]
+            reasons = [
+                f"{lacking}: {self._whole.missing[lacking]}" for lacking in names if lacking in self._whole.missing
+            ]
             integers = f"block.{block}.attn.proj" in self._sites
             usual = "it goes on as integers alone" if integers else "no addition to the residual stream is"
             raise CannotCut(f"its output is not recognised ({reasons[0] if reasons else usual})")

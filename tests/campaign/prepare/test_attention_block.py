@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from testbed.analysis.outputs.compare import Tolerance
 from testbed.campaign.files import TIERS
 from testbed.campaign.folder.images import named_images
 from testbed.campaign.prepare.subjects import subject_of
@@ -16,6 +17,7 @@ from testbed.core.errors import UsageError
 from testbed.golden.arrays import read_array
 from testbed.golden.recorded import open_golden
 from testbed.golden.reference import module_files, record_reference
+from testbed.golden.verify import verify_golden
 from testbed.models.runs import MODEL
 from testbed.models.weights import load_model
 from tests.support.campaigns import prepared, run_here, tiny_values
@@ -90,3 +92,15 @@ def test_a_block_of_no_section_is_refused() -> None:
     values = two_blocks(attention={"block": 1}) | {"faults": [_ATTENTION | {"target": "model"}]}
     with pytest.raises(UsageError, match=r"attention\.block.*no section has"):
         parse_spec(values)
+
+
+@pytest.mark.parametrize("target", ["attention", "attention:1"])
+def test_an_engine_of_it_is_verified_against_its_own_golden(second_block: Path, target: str) -> None:
+    verified = verify_golden(second_block, target, "ort-cpu", Tolerance(1e-4, 1e-4))
+    assert verified.faulty_images == []
+    assert verified.max_abs_diff < 1e-4
+
+
+def test_another_block_of_the_campaign_has_no_engine(second_block: Path) -> None:
+    with pytest.raises(UsageError, match="has no target 'attention:0'"):
+        verify_golden(second_block, "attention:0", "ort-cpu", Tolerance(1e-4, 1e-4))

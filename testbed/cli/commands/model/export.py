@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from testbed.cli.commands.golden.record import batch_option, folder_argument
+from testbed.cli.commands.golden.record import batch_option
 from testbed.cli.common import emit, example, json_option
 from testbed.cli.options.numbers import Number, Threads, Whole
 from testbed.cli.options.types import EngineOption
@@ -26,9 +26,10 @@ if TYPE_CHECKING:
         "testbed export runs/vit --target model --precision fp16",
         "testbed export runs/vit --target attention --precision int8 --calibration-images 512 --json",
         "testbed export runs/vit --target block:3 --engine openvino --atol 1e-4",
+        "testbed export vit.onnx --target attention:1",
     )
 )
-@folder_argument
+@click.argument("folder", metavar="DIR|FILE.onnx", type=click.Path(path_type=Path))
 @click.option("--target", default="model", show_default=True, help="model, attention, attention:N or block:N.")
 @click.option(
     "--format",
@@ -79,25 +80,29 @@ def export(
 
     Precision is decided in the ONNX graph: fp16 and bf16 by casts, int8 by static quantisation on training images. Run
     `testbed golden DIR` before. TensorRT engines are built from the same file.
+
+    Of an ONNX file of any origin, one attention module is cut out and written beside it; parity is that with the whole
+    file's engine, on random images.
     """
     from testbed.cli.progress import log_to_stderr, progress_on_stderr
     from testbed.export.parity import needed_atol
     from testbed.export.precision import Calibration
-    from testbed.golden.deploy import deploy
+    from testbed.golden.deploy import deploy, deploy_module
 
     log_to_stderr()
-    deployed = deploy(
-        folder,
-        target,
-        precision,
-        engine="tensorrt" if format_name == "tensorrt" else engine,
-        rtol=rtol,
-        calibration=Calibration(calibration_images, calibration_method, calibration_data or "train"),
-        batch=batch,
-        threads=threads,
-        progress=lambda total: progress_on_stderr(total, "images"),
-    )
-    emit(deployed, as_json, lambda: _parity_text(deployed))
+    options: dict[str, Any] = {
+        "engine": "tensorrt" if format_name == "tensorrt" else engine,
+        "rtol": rtol,
+        "batch": batch,
+        "threads": threads,
+        "progress": lambda total: progress_on_stderr(total, "images"),
+    }
+    if folder.is_file():
+        deployed, against = deploy_module(folder, target, precision, **options), "whole file"
+    else:
+        calibration = Calibration(calibration_images, calibration_method, calibration_data or "train")
+        deployed, against = deploy(folder, target, precision, calibration=calibration, **options), "reference golden"
+    emit(deployed, as_json, lambda: _parity_text(deployed, against))
     needed = needed_atol(deployed.parity)
     if atol is not None and not needed <= atol:
         raise GateFailed(
@@ -105,12 +110,12 @@ def export(
         )
 
 
-def _parity_text(deployed: Deployed) -> RenderableType:
+def _parity_text(deployed: Deployed, against: str) -> RenderableType:
     from testbed.cli.tables.fitting import FittedTable
     from testbed.cli.tables.prose import stacked
 
     kind = f" ({deployed.options['arithmetic']})" if "arithmetic" in deployed.options else ""
-    table = FittedTable(title=f"parity with the reference golden, {deployed.images} images, rtol {deployed.rtol:g}")
+    table = FittedTable(title=f"parity with the {against}, {deployed.images} images, rtol {deployed.rtol:g}")
     for name in ("tier", "n", "largest |d|", "smallest atol", "top-1 agreement"):
         table.add_column(name, justify="left" if name == "tier" else "right")
     for tier in deployed.parity:
