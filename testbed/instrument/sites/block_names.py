@@ -4,8 +4,9 @@ norms and weights of both."""
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
-from testbed.instrument.sites.layers import Linear
+from testbed.instrument.sites.layers import Linear, Norm
 from testbed.instrument.sites.naming import Namer
 from testbed.instrument.sites.patterns.attention import AttentionTensors
 from testbed.instrument.sites.patterns.branches import Branches, StreamStep
@@ -25,6 +26,7 @@ class BlockNames:
 
     def __init__(self, branches: Branches, namer: Namer) -> None:
         self._branches, self._namer = branches, namer
+        self._pre_normed: set[str] = set()  # "block.3.norm", where a norm is the first in the attention's branch
 
     def name_step(self, block: str, step: StreamStep) -> str:
         """Names a step's tensors and weights; returns the stream after it."""
@@ -94,6 +96,12 @@ class BlockNames:
                 add_name(f"{site}.{name}", [tensor])
             else:
                 self._namer.is_inside(f"{site}.{name}", tensors.inside)
+        for name, tensor in (("product", tensors.product), ("mixed", tensors.mixed)):
+            if tensor:
+                add_name(f"{site}.{name}", self._branches.before(tensor))
+        for name, mix in zip(("mix_scores", "mix_maps"), tensors.mixes, strict=True):
+            if mix is not None:
+                self._namer.linear_weights(f"{site}.{name}", mix)
         add_name(f"{site}.context", self._branches.before(projection.input))
         self._qkv_weights(site, tensors, packed)
         add_name(f"{site}.proj", self._branches.after(projection.output))
@@ -133,16 +141,41 @@ class BlockNames:
         """Names the branch's residual and norm. first, last: its outermost linear maps."""
         norm, added, after = self._branches.norm_before(first.input), self._branches.added(last.output, joint), None
         assert added is not None
-        if joint.stream in moved_from(
-            self._branches.graph, first.input
-        ):  # fed the stream itself: normed at its end, or later
-            after = None if added.norm else self._branches.only_norm(joint.residual)
+        fed_stream = joint.stream in moved_from(self._branches.graph, first.input)
+        if fed_stream and not self._norms_the_stream(norm, site, norm_name):  # normed at its end, or later
+            pre_normed = norm_name.removesuffix("2") in self._pre_normed
+            after = None if pre_normed or added.norm else self._branches.only_norm(joint.residual)
             norm = added.norm or after
+        elif norm_name.endswith("1"):
+            self._pre_normed.add(norm_name.removesuffix("1"))
+        if norm is None and not fed_stream:
+            norm = self._branches.norm_past_convolutions(first.input, joint)
         if norm is not None and not self._namer.has(norm):
             self._namer.name_norm(norm_name, norm)
         else:
             self._namer.lacks(norm_name, "no norm of this branch alone is recognised")
-        self._namer.add_name(f"{site}.residual", [joint.residual])
+        if joint.alone:
+            self._namer.lacks(f"{site}.residual", "nothing is added to this attention")
+        else:
+            self._namer.add_name(f"{site}.residual", [joint.residual])
         for scale in added.scales:
             self._namer.claim(f"{site}.layerscale", scale)
         return after.output if after else joint.residual
+
+    def _norms_the_stream(self, norm: Norm | None, site: str, norm_name: str) -> bool:
+        """Whether the stream between attention and MLP is this norm's output: no branch takes it without."""
+        return (
+            norm is not None
+            and norm_name == f"{site.removesuffix('.mlp')}.norm2"
+            and (
+                not self._namer.has(norm)
+                and self._namer.name_of(norm.input) == f"{site.removesuffix('.mlp')}.attn.residual"
+            )
+        )
+
+    def name_convolutions(self, block: str, convolutions: Sequence[Linear]) -> None:
+        """Names convolutions of the stream itself, between a block's attention and its MLP."""
+        for number, convolution in enumerate(convolutions):
+            name = f"{block}.conv.{number}" if len(convolutions) > 1 else f"{block}.conv"
+            self._namer.add_name(name, [convolution.output])
+            self._namer.linear_weights(name, convolution)

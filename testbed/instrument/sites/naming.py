@@ -73,6 +73,10 @@ class Namer:
         if weight is not None:
             self._claims.setdefault(weight.tensor, []).append((name, weight.turned))
 
+    def name_of(self, tensor: str) -> str:
+        """The name that the tensor was given; "" where it has none."""
+        return self._names.tensors.get(tensor, "")
+
     def has(self, norm: Norm) -> bool:
         return norm.output in self._norms
 

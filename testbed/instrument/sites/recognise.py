@@ -13,6 +13,8 @@ from onnx import ModelProto
 from testbed.instrument.sites.block_names import BlockNames
 from testbed.instrument.sites.embedding import name_embedding
 from testbed.instrument.sites.fused import graph_of
+from testbed.instrument.sites.head import name_head
+from testbed.instrument.sites.layers import Linear
 from testbed.instrument.sites.naming import Namer, Names
 from testbed.instrument.sites.pattern_graph import LAYOUT, SELECT, Graph
 from testbed.instrument.sites.patterns.attention import AttentionTensors, attentions
@@ -21,7 +23,6 @@ from testbed.instrument.sites.patterns.joints import SOFTMAX, ancestors, own_num
 from testbed.instrument.sites.patterns.site_shapes import SiteShapes
 
 _POOL = LAYOUT | SELECT | {"ReduceMean", "GlobalAveragePool"}
-_TO_LOGITS = LAYOUT | {"Softmax", "LogSoftmax", "Sigmoid"}
 
 
 def recognise(proto: ModelProto, shapes: SiteShapes) -> Names:
@@ -45,7 +46,9 @@ class _Recogniser:
         blocks = self._blocks(steps)
         last = ""
         for number, block in zip(own_numbers(self.graph, [[s.joint for s in b] for b in blocks]), blocks, strict=True):
-            for step in block:
+            for before, step in zip((None, *block), block, strict=False):
+                if before and (convolutions := self._between_steps(step, before)):
+                    self.block_names.name_convolutions(f"block.{number}", convolutions)
                 last = self.block_names.name_step(f"block.{number}", step)
             for kind in {"attn", "mlp"} - {step.kind for step in block} if block[0].kind != "both" else ():
                 self.namer.lacks(f"block.{number}.{kind}", "no such branch is recognised in this block")
@@ -70,17 +73,22 @@ class _Recogniser:
         return blocks
 
     def _is_one_stream(self, steps: list[StreamStep]) -> bool:
-        """Whether each step's stream is made of the step's before; models with several side by side have no one order."""
+        """Whether each step is made of the step's before; models with several streams side by side have no one order."""
         places = {node.output: node.index for node in self.graph.nodes}
         return all(
-            places[before.joint.residual] in ancestors(self.graph, after.joint.stream)
+            places[before.joint.residual] in ancestors(self.graph, after.joint.residual)
             for before, after in pairwise(steps)
         )
 
     def _follows(self, step: StreamStep, before: StreamStep) -> bool:
         norm = self.branches.only_norm(before.joint.residual)
         ends = {before.joint.residual, norm.output if norm else before.joint.residual}
-        return not ends.isdisjoint(self.branches.before(step.joint.stream))
+        if not ends.isdisjoint(self.branches.before(step.joint.stream)):
+            return True
+        return step.kind == "mlp" and self._between_steps(step, before) is not None
+
+    def _between_steps(self, step: StreamStep, before: StreamStep) -> list[Linear] | None:
+        return self.branches.convolutions(step.joint.stream, before.joint.residual)
 
     def _outside(self, recognised: list[AttentionTensors], steps: list[StreamStep]) -> None:
         places = {index for step in steps for index in step.joint.places}
@@ -94,15 +102,14 @@ class _Recogniser:
         return products <= 1 and not any(node.op in SOFTMAX for node in made)
 
     def _head(self, stream: str) -> None:
-        """Final norm, which is all that takes the last block's stream, and classifier."""
+        """Final norm, which is all that takes the last block's stream, and classifiers."""
         norms = {index for norm in self.branches.norms.values() for index in norm.takes}
+        uses = self.graph.uses(stream)
+        if len(uses) == 1 and uses[0].op == "Concat":  # a class token of its own is put before the others
+            stream = uses[0].output
         if all(node.op in _POOL or node.index in norms for node in self.graph.downstream(stream, _POOL)):
             for norm in self.branches.norms.values():
                 if not self.namer.has(norm) and stream in self.graph.upstream(norm.input, _POOL):
                     self.namer.name_norm("norm", norm)
                     break
-        ends = [name for output in self.graph.outputs for name in self.graph.upstream(output, _TO_LOGITS)]
-        logits = next((self.branches.linears[name] for name in ends if name in self.branches.linears), None)
-        if logits is not None:
-            self.namer.add_name("head", self.branches.after(logits.output))
-            self.namer.linear_weights("head", logits)
+        name_head(self.graph, self.namer, self.branches)

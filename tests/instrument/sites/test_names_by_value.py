@@ -85,6 +85,11 @@ def timm_tensors(model: Any, seen: Seen) -> Tensors:
     return found
 
 
+def timm_distilled(model: Any, seen: Seen) -> Tensors:
+    """Two heads, whose mean is the logits."""
+    return timm_tensors(model, seen) | {"head": seen.out(model.head), "head_dist": seen.out(model.head_dist)}
+
+
 def hugging_face_tensors(model: Any, seen: Seen) -> Tensors:
     vit = model.dinov2
     found = {
@@ -163,6 +168,7 @@ INNER_NORMS = {f"block.{i}.mlp.norm" for i in range(BLOCKS)}
 Case = tuple[Callable[[], nn.Module], Callable[[Any, Seen], Tensors], set[str], dict[str, str]]
 MORE = {  # names that a plain ViT has not
     "gated MLP of two maps": HALVES,
+    "DeiT, distilled": {"head_dist"},
     "norm inside the MLP": INNER_NORMS,
     "EVA-02": HALVES | INNER_NORMS,
     "DINOv2, gated": HALVES,
@@ -180,9 +186,9 @@ CASES: dict[str, Case] = {  # model, oracle, sites that it has not, and what is 
     "BEiT": (of_timm("beit", "Beit", init_values=0.1, use_rel_pos_bias=True), timm_tensors, set(), {}),
     "DeiT, distilled": (
         of_timm("deit", "VisionTransformerDistilled"),
-        timm_tensors,
-        {"head"},
-        {"head": "not recognised"},
+        timm_distilled,
+        set(),
+        {},
     ),
     "one register, no class token": (
         vit(reg_tokens=1, class_token=False, global_pool="avg"),

@@ -14,7 +14,9 @@ _PRODUCTS = ("MatMul", "FusedMatMul", "Einsum")
 _TO_SCORES = LAYOUT | SCALE | {"Add", "Sub", "Where"}  # scale, mask and relative positions
 _TO_CONTEXT = LAYOUT | SELECT | SCALE | {"Add", "Sub", "Where", "IsNaN"}
 _NORMALISED = {"ReduceL2", "ReduceSum", "Sqrt", "Pow", "Clip", "Max", "Expand", "Reciprocal"}  # cosine attention
-_TO_QKV = LAYOUT | SELECT | SCALE | {"Add", "Sub", "Neg", "Concat", *_NORMALISED}  # rotary positions
+_POOLED = {"ReduceMax", "ReduceMean", "MaxPool", "AveragePool"}  # fewer queries than tokens
+_ROTATED = {"Add", "Sub", "Neg", "Concat"}
+_TO_QKV = LAYOUT | SELECT | SCALE | {"BatchNormalization"} | _ROTATED | _NORMALISED | _POOLED
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,8 @@ class AttentionTensors:
     """Tensor names. ``scores`` (what enters the softmax) and ``softmax`` are empty where a fused operator has them.
 
     ``sources``: the linear maps that make q, k and v, three times the same where they are packed. ``norms``: the layer
-    norms between, where there are.
+    norms between, where there are. ``product``, ``mixed``: scores before, and maps after, the heads are mixed by weights;
+    empty where they are not.
     """
 
     index: int
@@ -35,6 +38,9 @@ class AttentionTensors:
     sources: tuple[Linear | None, Linear | None, Linear | None]
     norms: tuple[Norm | None, Norm | None, Norm | None]
     inside: str = ""
+    product: str = ""
+    mixed: str = ""
+    mixes: tuple[Linear | None, Linear | None] = (None, None)
 
 
 def attentions(
@@ -45,7 +51,7 @@ def attentions(
         if node.op == ATTENTION and len(node.inputs) == 3:
             yield _fused(graph, node, outputs, norms)
         elif node.op == "Softmax" and node.inputs[0] in graph.live:
-            first, second = _product_before(graph, node), _product_after(graph, node)
+            first, second = _product_before(graph, node), _product_after(graph, node, norms)
             if first is not None and second is not None:
                 yield _around(graph, node, first, second, outputs, norms, shapes)
 
@@ -69,24 +75,74 @@ def _product_before(graph: Graph, softmax: Node) -> Node | None:
     return None
 
 
-def _product_after(graph: Graph, softmax: Node) -> Node | None:
-    for node in graph.downstream(softmax.output, _TO_CONTEXT):
-        if node.op in _PRODUCTS and len(graph.live_inputs(node)) == 2:
-            return node
+def _product_after(graph: Graph, softmax: Node, norms: Mapping[str, Norm]) -> tuple[Node, str] | None:
+    """The nearest product of the maps and another live operand, and the operand that the maps come in.
+
+    The maps of all heads may be mixed by weights before, and normed.
+    """
+    starts = {norm.input: norm.output for norm in norms.values()}
+    waiting, seen = [softmax.output], {softmax.output}
+    while waiting:
+        tensor = waiting.pop(0)
+        for node in graph.uses(tensor):
+            if node.op in _PRODUCTS and len(graph.live_inputs(node)) == 2:
+                return node, tensor
+            outputs = node.outputs if node.op in _TO_CONTEXT or node.op in _PRODUCTS else ()
+            reached = [starts[tensor]] if tensor in starts else outputs
+            waiting += [name for name in reached if name not in seen]
+            seen.update(reached)
     return None
+
+
+def _mix(graph: Graph, end: str, start: str, outputs: Mapping[str, Linear]) -> Linear | None:
+    """The map over the heads on the way back from ``end`` to ``start``."""
+    known = {linear.index: linear for linear in outputs.values()}
+    waiting, seen = [end], {end}
+    while waiting:
+        tensor = waiting.pop()
+        node = graph.producer.get(tensor)
+        if tensor == start or node is None:
+            continue
+        live = list(dict.fromkeys(graph.live_inputs(node)))
+        if node.op in _PRODUCTS and len(live) == 1 and start in _ancestry(graph, live[0], start):
+            if node.index in known:
+                return known[node.index]
+            dead = graph.dead_operand(node)
+            weight = graph.weight(dead) if dead else None
+            if weight is not None:
+                return Linear(node.index, live[0], node.output, weight, None)
+        waiting += [name for name in live if name not in seen]
+        seen.update(live)
+    return None
+
+
+def _ancestry(graph: Graph, tensor: str, start: str) -> set[str]:
+    """``tensor`` and what it is made of, as far as ``start`` and two-operand products."""
+    waiting, seen = [tensor], {tensor}
+    while waiting:
+        name = waiting.pop()
+        node = graph.producer.get(name)
+        if name == start or node is None or (node.op in _PRODUCTS and len(graph.live_inputs(node)) == 2):
+            continue
+        live = [source for source in graph.live_inputs(node) if source not in seen]
+        waiting += live
+        seen.update(live)
+    return seen
 
 
 def _around(
     graph: Graph,
     softmax: Node,
     first: Node,
-    second: Node,
+    second: tuple[Node, str],
     outputs: Mapping[str, Linear],
     norms: Mapping[str, Norm],
     shapes: SiteShapes,
 ) -> AttentionTensors:
-    maps = {softmax.output, *(name for node in graph.downstream(softmax.output, _TO_CONTEXT) for name in node.outputs)}
-    value = next((name for name in second.inputs if name not in maps), second.inputs[1])
+    product, maps = second
+    value = next((name for name in product.inputs if name != maps), product.inputs[1])
+    mix_scores = _mix(graph, softmax.inputs[0], first.output, outputs)
+    mix_maps = _mix(graph, maps, softmax.output, outputs)
     operands = (first.inputs[0], first.inputs[1], value)
     (a, na), (b, nb), (c, nc) = (_source(graph, operand, outputs, norms) for operand in operands)
     return AttentionTensors(
@@ -96,9 +152,12 @@ def _around(
         v=_operand(graph, operands[2], softmax.output, shapes),
         scores=softmax.inputs[0],
         softmax=softmax.output,
-        context=second.output,
+        context=product.output,
         sources=(a, b, c),
         norms=(na, nb, nc),
+        product=mix_scores.input if mix_scores else "",
+        mixed=maps if mix_maps else "",
+        mixes=(mix_scores, mix_maps),
     )
 
 

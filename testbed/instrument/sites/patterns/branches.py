@@ -7,18 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import prod
 from typing import Literal
 
-from testbed.instrument.sites.layers import Linear, Norm, linears, norms
+from testbed.instrument.sites.layers import NONLINEAR, Linear, Norm, linears, norms
 from testbed.instrument.sites.pattern_graph import LAYOUT, Graph, Weight
 from testbed.instrument.sites.patterns.attention import AttentionTensors
-from testbed.instrument.sites.patterns.joints import SOFTMAX, Joint, joints
-from testbed.instrument.sites.patterns.mlp import MlpTensors, mlps
+from testbed.instrument.sites.patterns.joints import SOFTMAX, Joint, between, joints
+from testbed.instrument.sites.patterns.mlp import MlpTensors, is_depthwise, mlps
 from testbed.instrument.sites.patterns.site_shapes import SiteShapes
 from testbed.instrument.sites.patterns.ways import moved_from, moved_to
 
 _NORM_OPS = ("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization", "Sub", "ReduceMean")
-_TO_PROJECTION = LAYOUT | {"Mul", *_NORM_OPS}
+_TO_PROJECTION = LAYOUT | NONLINEAR | {"Mul", *_NORM_OPS}
+_PRODUCTS = ("MatMul", "Gemm", "Einsum")
+_POOLS = ("MaxPool", "AveragePool", "BatchNormalization")
 _SUMS = ("Add", "Sum", "Unsqueeze", "Concat", "ReduceSum")
 
 BranchPart = AttentionTensors | MlpTensors
@@ -53,14 +56,50 @@ class Branches:
         self._norm_of = {norm.input: norm for norm in reversed(self.norms.values())}
 
     def steps(self, recognised: list[AttentionTensors]) -> Iterator[StreamStep]:
-        """Joints without joints inside, those of the pooled vector after the blocks left out."""
+        """Joints without joints inside, those of the pooled vector after the blocks left out, and attentions that nothing is
+        added to."""
+        steps = list(self._joined(recognised))
+        places = frozenset[int]().union(*(step.joint.places for step in steps))
+        steps += [step for part in recognised if part.index not in places for step in self._alone(part, steps)]
+        return iter(sorted(steps, key=lambda step: step.joint.index))
+
+    def _alone(self, part: AttentionTensors, steps: list[StreamStep]) -> Iterator[StreamStep]:
+        """An attention between two steps, all of which goes through it: it has fewer queries than there were tokens."""
+        last = self.projection(part.context)
+        before = [step for step in steps if step.joint.index < part.index]
+        after = [step for step in steps if step.joint.index > part.index]
+        if last is None or not before or not after or part.sources[0] is None:
+            return
+        start, end = before[-1].joint.residual, after[0].joint.stream
+        branch = between(self.graph, end, {start})
+        if branch is None or not {part.index, last.index} <= {node.index for node in branch}:
+            return
+        joint = Joint(last.index, start, end, end, branch, alone=True)
+        if sum(node.op in SOFTMAX for node in branch) == 1 and self._ends(part, joint, False):
+            yield StreamStep(joint, "attn", (part,))
+
+    def _joined(self, recognised: list[AttentionTensors]) -> Iterator[StreamStep]:
         all_joints = list(joints(self.graph))
+        tokens: set[str] = set()  # the stream of a token that attends to the others
         all_mlps = list(mlps(self.graph, self.linears, self.norms))
+        before: StreamStep | None = None
         for joint in all_joints:
-            inner = any(other.index in joint.places for other in all_joints)
-            if inner or self._is_pooled(joint.stream):
+            inner = any(other.index in joint.places for other in all_joints if not other.convolves)
+            token = joint.of_others or joint.stream in tokens
+            if inner or (self._is_pooled(joint.stream) and not token):
                 continue
-            yield self._step(joint, recognised, all_mlps)
+            if joint.convolves and not self._is_mlp_after(joint, before, all_mlps):
+                continue
+            if token:
+                tokens.add(joint.residual)
+            before = self._step(joint, recognised, all_mlps)
+            yield before
+
+    def _is_mlp_after(self, joint: Joint, before: StreamStep | None, all_mlps: list[MlpTensors]) -> bool:
+        """Whether a joint of convolutions is the MLP of an attention just before it: residual networks have joints, too."""
+        if before is None or before.kind != "attn" or self.convolutions(joint.stream, before.joint.residual) is None:
+            return False
+        return len(self._step(joint, [], all_mlps).parts) == 1
 
     def _step(self, joint: Joint, recognised: list[AttentionTensors], all_mlps: list[MlpTensors]) -> StreamStep:
         """A branch is understood where every softmax, or every product of an MLP, is of a part that ends in the joint."""
@@ -74,6 +113,8 @@ class Branches:
         beside = len(parts) > 1
         if len(attentions) != maps or not all(self._ends(part, joint, beside) for part in parts):
             return StreamStep(joint, kind, ())
+        if kind == "both" and accounted and len(attentions) == len(parts) == 1:
+            kind = "attn"  # what is activated is its context
         if kind == "attn":
             return StreamStep(joint, kind, parts)
         return StreamStep(joint, kind, parts if accounted else ())
@@ -108,8 +149,10 @@ class Branches:
                 tensor = use.output
             elif moved := moved_to(self.graph, tensor):
                 tensor = moved
-            elif beside and use.op in _SUMS:
+            elif use.op == "BatchNormalization":
                 tensor = use.output
+            elif (beside and use.op in _SUMS) or (use.op == "Concat" and use.index in joint.places):
+                tensor = use.output  # added to others, or put beside tokens that do not attend
             else:
                 return None
         return None
@@ -124,6 +167,22 @@ class Branches:
         uses = self.graph.uses(tensor)
         biased = len(uses) == 1 and uses[0].op == "Add" and self.graph.dead_operand(uses[0]) is not None
         return uses[0].output if biased else tensor
+
+    def norm_past_convolutions(self, tensor: str, joint: Joint) -> Norm | None:
+        """The branch's norm that ``tensor`` is made of by pooling and by convolutions of each channel apart."""
+        while True:
+            path = list(moved_from(self.graph, tensor))
+            norm = next((self.norms[name] for name in path if name in self.norms), None)
+            if norm is not None:
+                return norm if norm.index in joint.places else None
+            tensor = path[-1]
+            node = self.graph.producer.get(tensor)
+            if tensor in self.linears and is_depthwise(self.graph, self.linears[tensor]):
+                tensor = self.linears[tensor].input
+            elif node is not None and node.op in _POOLS and len(self.graph.live_inputs(node)) == 1:
+                (tensor,) = self.graph.live_inputs(node)
+            else:
+                return self.entry_norm(joint)
 
     def norm_before(self, tensor: str) -> Norm | None:
         """The norm whose output ``tensor`` is, or is laid out from."""
@@ -140,6 +199,19 @@ class Branches:
         takes = [use for use in self.graph.uses(joint.stream) if use.index in joint.places]
         norm = self._norm_of.get(joint.stream)
         return norm if norm and norm.index in joint.places and all(use.index in norm.takes for use in takes) else None
+
+    def convolutions(self, end: str, start: str) -> list[Linear] | None:
+        """The convolutions, channel by channel, that alone make ``end`` of ``start``; None where anything else does."""
+        nodes = between(self.graph, end, {start})
+        if nodes is None or any(node.op in (*SOFTMAX, *_PRODUCTS) for node in nodes):
+            return None
+        maps = [linear for linear in self.linears.values() if any(node.index == linear.index for node in nodes)]
+        same_size = self._shape(start) == self._shape(end)
+        return maps if same_size and all(is_depthwise(self.graph, linear) for linear in maps) else None
+
+    def _shape(self, tensor: str) -> int:
+        """How many numbers an image has there; 0 where that is not known."""
+        return next((prod(self._shapes.led[name]) for name in self.before(tensor) if name in self._shapes.led), 0)
 
     def _is_pooled(self, tensor: str) -> bool:
         """One vector per image: what follows is not a block of the stream but a part of the head."""

@@ -13,23 +13,33 @@ from dataclasses import dataclass, field
 
 from testbed.instrument.sites.fused import ATTENTION
 from testbed.instrument.sites.layers import NONLINEAR
-from testbed.instrument.sites.pattern_graph import Graph, Node
+from testbed.instrument.sites.pattern_graph import LAYOUT, SELECT, Graph, Node
 
 _ALSO_IN_NORMS = {"Exp", "Clip"}  # and in scales of attention
 _PRODUCTS = ("MatMul", "Gemm", "Einsum")
 SOFTMAX = ("Softmax", ATTENTION)
+_POOLED = {"MaxPool", "AveragePool", "ReduceMax", "ReduceMean", "Pad", "Add", "Mul", "BatchNormalization"}
+_SHORTCUT = LAYOUT | SELECT | _POOLED | {"Conv", "MatMul", "Gemm", "LayerNormalization"}
 _NUMBERED = re.compile(r"(?:^|[/._])(blocks?|layers?|encoder_layer|resblocks|h)[._](\d+)(?=[/._]|$)")
 
 
 @dataclass(frozen=True)
 class Joint:
-    """``branch``: nodes between the stream and the addition, in execution order. ``end``: the branch's last tensor."""
+    """``branch``: nodes between the stream and the addition, in execution order. ``end``: the branch's last tensor.
+
+    ``of_others``: the branch attends to other tokens than the stream's, as a class token's does in class attention.
+    ``convolves``: all its products are convolutions; outside of transformers, too, there are many such joints.
+    ``alone``: nothing is added, the branch is all that goes on.
+    """
 
     index: int
     stream: str
     residual: str
     end: str
     branch: tuple[Node, ...] = field(repr=False)
+    of_others: bool = False
+    convolves: bool = False
+    alone: bool = False
 
     @property
     def places(self) -> frozenset[int]:
@@ -47,24 +57,69 @@ class Joint:
 def joints(graph: Graph) -> Iterator[Joint]:
     """Joints in execution order. A branch has a product, of a weight or of two live tensors: activation functions add,
     too."""
+    residuals: set[str] = set()
     for node in graph.nodes:
-        live = list(dict.fromkeys(graph.live_inputs(node))) if node.op == "Add" else []
-        if len(live) != 2:
+        if node.op != "Add":
             continue
-        for stream, end in (live, live[::-1]):
-            branch = _between(graph, end, stream)
-            if branch is not None and any(made.op in _PRODUCTS or made.op == ATTENTION for made in branch):
-                yield Joint(node.index, stream, node.output, end, branch)
-                break
+        joint = _plain(graph, node) or _pooling(graph, node) or _of_others(graph, node, residuals)
+        if joint is not None:
+            residuals.add(joint.residual)
+            yield joint
 
 
-def _between(graph: Graph, end: str, stream: str) -> tuple[Node, ...] | None:
-    """The live nodes that make ``end`` of ``stream``; None where it is made of anything else of the image, too."""
+def _plain(graph: Graph, node: Node) -> Joint | None:
+    live = list(dict.fromkeys(graph.live_inputs(node)))
+    for stream, end in (live, live[::-1]) if len(live) == 2 else ():
+        branch = between(graph, end, {stream})
+        if branch is not None and any(made.op in _PRODUCTS or made.op == ATTENTION for made in branch):
+            return Joint(node.index, stream, node.output, end, branch)
+        if branch is not None and sum(made.op == "Conv" for made in branch) > 1:
+            return Joint(node.index, stream, node.output, end, branch, convolves=True)
+    return None
+
+
+def _pooling(graph: Graph, node: Node) -> Joint | None:
+    """An attention to fewer queries than the stream has tokens: the stream is pooled, or mapped to another width, too."""
+    live = list(dict.fromkeys(graph.live_inputs(node)))
+    for short, end in (live, live[::-1]) if len(live) == 2 else ():
+        for stream in reversed(list(_shortcut(graph, short))):
+            branch = between(graph, end, {stream})
+            if branch is not None and any(made.op in SOFTMAX for made in branch):
+                return Joint(node.index, stream, node.output, end, branch)
+    return None
+
+
+def _shortcut(graph: Graph, tensor: str) -> Iterator[str]:
+    """What ``tensor`` is pooled, normed or, by one linear map at most, mapped from."""
+    maps = 0
+    while (node := graph.producer.get(tensor)) and node.op in _SHORTCUT and len(graph.live_inputs(node)) == 1:
+        maps += node.op in ("Conv", "MatMul", "Gemm")
+        if maps > 1:
+            return
+        (tensor,) = graph.live_inputs(node)
+        yield tensor
+
+
+def _of_others(graph: Graph, node: Node, residuals: set[str]) -> Joint | None:
+    """A stream of its own, a token that is a weight at first, and an attention to the last of another stream."""
+    for stream, end in (node.inputs, node.inputs[::-1]):
+        made = graph.producer.get(stream)
+        is_token = stream not in graph.live and made is not None and made.op in ("Expand", "Tile")
+        if end not in graph.live or not (is_token or stream in residuals):
+            continue
+        branch = between(graph, end, {stream, *residuals})
+        if branch is not None and any(inside.op in SOFTMAX for inside in branch):
+            return Joint(node.index, stream, node.output, end, branch, of_others=True)
+    return None
+
+
+def between(graph: Graph, end: str, starts: set[str]) -> tuple[Node, ...] | None:
+    """The live nodes that make ``end`` of ``starts``; None where it is made of anything else of the image, too."""
     nodes: dict[int, Node] = {}
     waiting = [end]
     while waiting:
         tensor = waiting.pop()
-        if tensor == stream:
+        if tensor in starts:
             continue
         node = graph.producer.get(tensor)
         if node is None:

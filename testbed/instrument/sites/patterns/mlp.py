@@ -58,7 +58,7 @@ def mlps(graph: Graph, linears: Mapping[str, Linear], norms: Mapping[str, Norm])
         if first is None:
             continue
         convolution = None
-        if _is_depthwise(graph, first):
+        if is_depthwise(graph, first):
             convolution, first = first, _before(graph, first, linears)
             if first is None:
                 continue
@@ -120,7 +120,8 @@ def _roots(graph: Graph, tensor: str, linears: Mapping[str, Linear]) -> set[str]
     return roots
 
 
-def _is_depthwise(graph: Graph, linear: Linear) -> bool:
+def is_depthwise(graph: Graph, linear: Linear) -> bool:
+    """Whether the map is a convolution of several groups of channels, each apart."""
     node = graph.nodes[linear.index]
     return node.op == "Conv" and int(node.attribute("group", 1)) > 1
 

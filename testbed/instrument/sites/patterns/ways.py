@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from testbed.instrument.sites.pattern_graph import LAYOUT, Graph, Node
 
-_CROPS = ("Slice", "Pad", "Gather")
+_CROPS = ("Slice", "Pad", "Gather", "Split")
 
 
 def moved_from(graph: Graph, tensor: str) -> Iterator[str]:
