@@ -17,6 +17,7 @@ log = logging.getLogger(__name__)
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 """Files that torchvision's ImageFolder takes."""
+LEFT_OUT = "left-out.txt"
 _PARTS = ("train", "test", "val")
 _OTHER_PARTS = {"training", "testing", "valid", "validation", "eval", "dev"}  # as other tools name them
 _OTHER_IMAGES = {".gif", ".jfif", ".jp2", ".heic", ".heif", ".avif", ".exr", ".npy", ".npz", ".dcm"}  # not read
@@ -93,9 +94,10 @@ def class_folders(folder: Path, classes: list[str], base: Path) -> Examples:
     labels: list[int] = []
     other: list[str] = []
     empty: list[str] = []
+    left_out = {str(base / name) for name in named_as_left_out(base)}
     for name in names:
         files = [file for file in files_below(folder / name) if not is_hidden(os.path.basename(file))]
-        images = [file for file in files if file.lower().endswith(IMAGE_SUFFIXES)]
+        images = [file for file in files if file.lower().endswith(IMAGE_SUFFIXES) and file not in left_out]
         other += [file for file in files if Path(file).suffix.lower() in _OTHER_IMAGES]
         empty += [] if images else [name]
         paths += map(Path, images)
@@ -110,6 +112,24 @@ def class_folders(folder: Path, classes: list[str], base: Path) -> Examples:
     if odd := next((name for name in ids if not _is_unicode(name)), None):
         raise TestbedError(f"{folder}: the file name {odd!r} is not UTF-8; rename it")
     return Examples(ids, np.array(labels), FileImages(paths))
+
+
+def named_as_left_out(base: Path) -> list[str]:
+    """What the user has said to leave out: ids in the file `LEFT_OUT` of a data set's folder, one a line; told once.
+
+    Raises TestbedError for a file that cannot be read.
+    """
+    path = base / LEFT_OUT
+    try:
+        names = [name for name in path.read_text(encoding="utf-8").splitlines() if name.strip()]
+    except FileNotFoundError:
+        return []
+    except (OSError, UnicodeDecodeError) as error:
+        raise TestbedError(
+            f"{path} cannot be read ({error}); give a text file, one image a line, or remove it"
+        ) from error
+    warn_once(log, f"{path} names {len(names)} images, which are left out")
+    return names
 
 
 def files_below(folder: Path) -> list[str]:

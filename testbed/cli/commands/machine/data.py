@@ -12,6 +12,7 @@ import click
 from testbed.cli.common import Command, console, emit, example, json_option
 from testbed.cli.groups import CommandGroup
 from testbed.cli.options.data import classes_option, preprocess_option
+from testbed.core.errors import TestbedError, UsageError
 
 if TYPE_CHECKING:
     from testbed.cli.tables.fitting import FittedTable
@@ -95,6 +96,12 @@ def list_(root: Path | None, as_json: bool) -> None:
 @root_option
 @click.option("--download", is_flag=True, help="Fetch the files if they are missing.")
 @click.option("--full", is_flag=True, help="Decode every image and hash the contents.")
+@click.option(
+    "--leave-out",
+    is_flag=True,
+    help="With --full: write the names of the files that cannot be decoded to left-out.txt in the folder of"
+    " imagefolder:PATH; images that are named there are left out from then on, and that is told.",
+)
 @preprocess_option("the data set's own")
 @classes_option
 @json_option
@@ -103,6 +110,7 @@ def check(
     root: Path | None,
     download: bool,
     full: bool,
+    leave_out: bool,
     preprocess: str | None,
     classes: str | None,
     as_json: bool,
@@ -111,15 +119,24 @@ def check(
     from testbed.data.registry import data_root, find, how_to_get, load, missing
 
     entry, path = find(name)
+    if leave_out and (not full or path is None or not name.startswith("imagefolder:")):
+        raise UsageError("--leave-out goes with --full and imagefolder:PATH; it decodes all images of that folder")
     folder = data_root(root)
     absent = missing(entry, folder, path)
     if absent and as_json and not download:
         lacking = {"name": name, "root": str(folder), "found": False, "missing": [str(p) for p in absent]}
         emit(lacking | {"get": how_to_get(name, entry, folder)}, as_json, str)
     dataset = load(name, root=root, preprocess=preprocess, classes=classes, download=download)
+    bad = _undecodable(dataset) if full else {}
+    if bad and leave_out and path is not None:
+        _write_left_out(path, list(bad))
+        dataset = load(name, root=root, preprocess=preprocess, classes=classes)
+    elif bad:
+        raise TestbedError(_all_bad(list(bad.values()), path is not None))
     report = {"root": str(folder), "found": True, "missing": []} | dataset.describe().to_json()
     if full:
-        hashes = {part: _read_all(dataset, part) for part in ("train", "validation", "test")}
+        splits = {part: getattr(dataset, part) for part in ("train", "validation", "test")}
+        hashes = {part: split.sha256() if len(split) else None for part, split in splits.items()}
         emit(report | {"sha256": hashes}, as_json, lambda: [*_dataset_lines(dataset), *_hash_lines(hashes)])
     else:
         opened, decoded = _open_files(dataset), _read_some(dataset)
@@ -148,7 +165,6 @@ def _open_files(dataset: Dataset) -> int | None:
     not."""
     import numpy as np
 
-    from testbed.core.errors import TestbedError
     from testbed.data.collection import FileImages
 
     opened, bad = 0, []
@@ -166,14 +182,37 @@ def _open_files(dataset: Dataset) -> int | None:
     return opened
 
 
-def _read_all(dataset: Dataset, part: str) -> str | None:
-    """The split's content hash, every image decoded once; None for an empty split."""
+def _undecodable(dataset: Dataset) -> dict[str, str]:
+    """Images that cannot be decoded, every one being tried: id -> what is wrong."""
     from rich.progress import track
 
-    split = getattr(dataset, part)
-    for position in track(range(len(split)), description=part, console=console(stderr=True), transient=True):
-        split.pixels(position)
-    return split.sha256() if len(split) else None
+    bad: dict[str, str] = {}
+    for part in ("train", "validation", "test"):
+        split = getattr(dataset, part)
+        for position in track(range(len(split)), description=part, console=console(stderr=True), transient=True):
+            try:
+                split.pixels(position)
+            except TestbedError as error:
+                bad[split.ids[position]] = str(error)
+    return bad
+
+
+def _all_bad(messages: list[str], is_folder: bool) -> str:
+    more = f" ({len(messages) - 1} more cannot be used, either)" if len(messages) > 1 else ""
+    instead = "; or leave such files out: --full --leave-out" if is_folder else ""
+    return f"{messages[0]}{more}{instead}"
+
+
+def _write_left_out(folder: Path, names: list[str]) -> None:
+    """Raises UsageError for a name that a line cannot hold."""
+    from testbed.core.folder.files import write_text
+    from testbed.data.sets.folders import LEFT_OUT, named_as_left_out
+
+    if odd := next((name for name in names if name.splitlines() != [name]), None):
+        raise UsageError(
+            f"image {odd!r} has a line break in its name and cannot be left out by name; rename or remove it"
+        )
+    write_text(folder / LEFT_OUT, "".join(f"{name}\n" for name in [*named_as_left_out(folder), *names]))
 
 
 def _datasets_table(root: Path, known: list[ListedDataset]) -> FittedTable:

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from testbed.data import load
+from testbed.data.warn_once import forget_warnings
 from tests.support.commands import invoke
 
 
@@ -72,6 +74,28 @@ def test_full_check_finds_the_one_bad_image(tmp_path):
     done = invoke("data", "check", f"imagefolder:{tmp_path}", "--full")
     assert done.exit_code == 1
     assert f"image {bad} cannot be decoded" in done.stderr
+
+
+def test_files_that_cannot_be_decoded_are_left_out_where_that_is_asked_for(class_folders, caplog):
+    folder = class_folders(["cat", "dog"])
+    name = f"imagefolder:{folder}"
+    good = load(name).test.sha256()
+    for bad in ("cat/cut.png", "dog/none.jpg"):
+        (folder / bad).write_bytes(b"\x89PNG\r\n")
+    done = invoke("data", "check", name, "--full")
+    assert done.exit_code == 1
+    assert "cut.png cannot be decoded" in done.stderr
+    assert "(1 more cannot be used, either); or leave such files out: --full --leave-out" in done.stderr
+    assert not (folder / "left-out.txt").exists()
+    done = invoke("data", "check", name, "--full", "--leave-out", "--json")
+    assert done.exit_code == 0
+    assert json.loads(done.stdout)["sha256"]["test"] == good
+    assert (folder / "left-out.txt").read_text() == "cat/cut.png\ndog/none.jpg\n"
+    forget_warnings()
+    assert load(name).test.sha256() == good
+    assert "names 2 images, which are left out" in caplog.text
+    assert invoke("data", "check", name, "--leave-out").exit_code == 2
+    assert invoke("data", "check", "digits", "--full", "--leave-out").exit_code == 2
 
 
 def test_check_finds_every_file_that_is_no_image_at_all(class_folders):
