@@ -6,7 +6,7 @@ ever, and nothing can stop it in this process: it is run in one of its own, with
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, Self
@@ -17,6 +17,7 @@ from onnx import AttributeProto, ModelProto, NodeProto
 from testbed.core.errors import EngineError, TestbedError
 from testbed.core.process.isolate import Isolated, WorkerFailed
 from testbed.engines.runner import Arrays, EngineRequest, Runner, open_engine
+from testbed.instrument.lean.stored import loaded
 from testbed.instrument.skeleton import empty_weights, in_float32, skeleton
 
 _OPEN_S = 120.0  # libraries are imported, the graph is optimised
@@ -29,6 +30,10 @@ class Probe(AbstractContextManager["Probe"], Protocol):
     def run(self, feeds: Arrays) -> dict[str, NDArray]: ...
 
 
+ProbeOpener = Callable[[bytes, str], Runner]
+"""(model, purpose) -> an engine."""
+
+
 class Endless(TestbedError):
     """The file was stopped in the middle of a run, or ended its process."""
 
@@ -38,10 +43,14 @@ def open_probe(proto: ModelProto, purpose: str) -> Probe:
 
     purpose: a name for what the file is here.
     """
+    return _opened(loaded(proto), purpose, open_here)
+
+
+def _opened(proto: ModelProto, purpose: str, opener: ProbeOpener) -> Probe:
     model = in_float32(proto).SerializeToString()
     if loop := next(control_flow(proto), ""):
-        return _Isolated(model, purpose, loop)
-    return open_here(model, purpose)
+        return _Isolated(model, purpose, loop, opener)
+    return opener(model, purpose)
 
 
 def open_weightless(proto: ModelProto, purpose: str) -> Probe:
@@ -50,9 +59,14 @@ def open_weightless(proto: ModelProto, purpose: str) -> Probe:
     Where ONNX Runtime asks for the weights themselves, it is given them.
     """
     try:
-        return _Weightless(open_probe(skeleton(proto), purpose), empty_weights(proto))
+        return open_skeleton(skeleton(proto), empty_weights(proto), purpose)
     except EngineError:
         return open_probe(proto, purpose)
+
+
+def open_skeleton(bare: ModelProto, weights: Arrays, purpose: str) -> Probe:
+    """The same of a skeleton, which is fed these zeros."""
+    return _Weightless(_opened(bare, purpose, open_sketch), weights)
 
 
 class _Weightless:
@@ -96,6 +110,12 @@ def open_here(model: bytes, purpose: str) -> Runner:
     return open_engine("ort-cpu", EngineRequest.of_bytes(model, purpose))
 
 
+def open_sketch(model: bytes, purpose: str) -> Runner:
+    from testbed.engines.onnxruntime.cpu import OrtSketchRunner
+
+    return OrtSketchRunner(EngineRequest.of_bytes(model, purpose))
+
+
 @dataclass(frozen=True)
 class _RunFile:
     feeds: Arrays
@@ -108,9 +128,9 @@ class _RunFile:
 class _Isolated:
     """The engine in a process of its own."""
 
-    def __init__(self, model: bytes, purpose: str, loop: str) -> None:
+    def __init__(self, model: bytes, purpose: str, loop: str, opener: ProbeOpener) -> None:
         self._loop = loop
-        self._process = Isolated(open_here, (model, purpose))
+        self._process = Isolated(opener, (model, purpose))
         try:
             self._process.open(_OPEN_S)
         except WorkerFailed as failure:

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from testbed.core.errors import UsageError
-from testbed.core.folder.files import write_bytes
+from testbed.core.folder.files import sha256_file
 from testbed.core.site import Site, SiteTable, Where
-from testbed.instrument.adopt.file import adopt
-from testbed.instrument.ports.insertion import instrument
-from testbed.instrument.sites.catalogue import catalogue
-from testbed.instrument.table import deployment_id
+from testbed.instrument.adopt.file import adopt_lean
+from testbed.instrument.lean.write import write_model
+from testbed.instrument.ports.insertion import instrument_graph
+from testbed.instrument.sites.catalogue import catalogue_of
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,8 @@ def make_twin(file: Path, folder: Path, patterns: Sequence[str], mechanism: str)
     patterns: see ``Catalogue.select``. Raises UsageError, TestbedError
     and EngineError as ``adopt``, ``catalogue`` and ``instrument`` do.
     """
-    adopted = adopt(file)
-    catalogued = catalogue(adopted.plain)
+    adopted = adopt_lean(file)
+    catalogued = catalogue_of(adopted.proto)
     if not catalogued.recognised and patterns == ("*",):
         raise UsageError(f"{file}: no ViT's attention is recognised in it; --sites all takes every tensor there is")
     chosen = catalogued.select(patterns)
@@ -77,14 +77,13 @@ def make_twin(file: Path, folder: Path, patterns: Sequence[str], mechanism: str)
         raise UsageError(
             "the selection holds weights only; ports are for activations, weights are struck in the plain file"
         )
-    table = SiteTable(file.stem, deployment_id(adopted.plain), mechanism, chosen)
-    twin = instrument(adopted.plain, table)
-    plain = file
+    plain, digest = file, sha256_file(file)
     if adopted.changes:
         plain = folder / f"{file.stem}.plain.onnx"
-        write_bytes(plain, adopted.plain)
+        digest = write_model(adopted.proto, plain)
+    table = SiteTable(file.stem, digest[:16], mechanism, chosen)
     written = folder / f"{file.stem}.twin.onnx", folder / f"{file.stem}.sites.json"
-    write_bytes(written[0], twin.SerializeToString(deterministic=True))
+    write_model(instrument_graph(adopted.proto, table), written[0])
     table.save(written[1])
     recognised = {site.name for site in catalogued.recognised}
     return TwinFiles(

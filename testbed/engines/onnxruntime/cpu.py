@@ -55,7 +55,7 @@ class OrtCpuRunner(BaseRunner):
     def __init__(self, request: EngineRequest) -> None:
         proto = loaded(request.onnx)
         self._signature = signature_of(proto)
-        options = _options(request)
+        options = self._options(request)
         self._weights = strikable_weights(proto) if request.mutable_weights else {}
         self._values = {name: ort_value(array) for name, array in self._weights.items()}
         for name, value in self._values.items():
@@ -63,6 +63,10 @@ class OrtCpuRunner(BaseRunner):
         model = request.onnx if request.precision != "fp16" else _softmax_in_fp32(proto)
         self._session: Any = session(model, proto, options, [PROVIDER])
         self.info = _info(request)
+
+    @staticmethod
+    def _options(request: EngineRequest) -> Any:
+        return _options(request)
 
     def run(self, feeds: Arrays) -> dict[str, NDArray]:
         self._opened(self._session)
@@ -80,6 +84,20 @@ class OrtCpuRunner(BaseRunner):
         self._session = None
         self._values.clear()
         self._weights.clear()
+
+
+class OrtSketchRunner(OrtCpuRunner):
+    """The same to find out shapes with: the graph as it is written, and no more memory than its tensors need in turn."""
+
+    @staticmethod
+    def _options(request: EngineRequest) -> Any:
+        options = session_options(request)
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.enable_cpu_mem_arena = False
+        options.enable_mem_pattern = False
+        options.execution_order = ort.ExecutionOrder.PRIORITY_BASED  # a Shape before what is not needed for it
+        options.add_session_config_entry("session.disable_prepacking", "1")
+        return options
 
 
 def _softmax_in_fp32(proto: ModelProto) -> bytes:

@@ -15,7 +15,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from testbed.core.errors import EngineError, UsageError
 from testbed.instrument.probe import Probe, open_probe, open_weightless
-from testbed.instrument.shapes import input_shape, model_input
+from testbed.instrument.shapes import gives_rows, input_shape, model_input
 from testbed.instrument.sites.fused import graph_of
 from testbed.instrument.sites.pattern_graph import Graph
 
@@ -67,6 +67,11 @@ def _counted(images: int) -> str:
 
 def _trouble(proto: ModelProto) -> _Trouble | None:
     """What is wrong with a batch that is declared dynamic; None where nothing is, or where no engine here runs the file."""
+    try:
+        if gives_rows(proto):
+            return None
+    except EngineError:
+        pass
     images = _images(proto, 3)
     try:
         runner = open_weightless(proto, "batch")

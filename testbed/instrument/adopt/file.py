@@ -19,6 +19,7 @@ from testbed.instrument.adopt.images import with_float_images
 from testbed.instrument.adopt.outputs import with_output
 from testbed.instrument.adopt.sizes import check_memory
 from testbed.instrument.adopt.sources import read_onnx
+from testbed.instrument.lean.stored import LARGEST, load_weight, loaded, size_of, too_large
 from testbed.instrument.probe import Endless
 from testbed.instrument.shapes import FLOATS
 from testbed.instrument.sites.named import is_own
@@ -32,8 +33,26 @@ class Adopted:
     changes: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class LeanAdopted:
+    """``proto``: a lean model, see `testbed.instrument.lean`. ``changes``: as of `Adopted`."""
+
+    proto: ModelProto
+    changes: tuple[str, ...]
+
+
 def adopt(path: Path, output: str | None = None) -> Adopted:
-    """Reads an ONNX file, together with the weights it may keep beside it.
+    """`adopt_lean`, with the weights. Raises TestbedError, too, for 2 GiB and more."""
+    lean = adopt_lean(path, output)
+    if (size := size_of(lean.proto)) >= LARGEST:
+        raise TestbedError(f"{path} {too_large(size)}")
+    if not lean.changes:
+        return Adopted(path.read_bytes(), ())
+    return Adopted(loaded(lean.proto).SerializeToString(deterministic=True), lean.changes)
+
+
+def adopt_lean(path: Path, output: str | None = None) -> LeanAdopted:
+    """Reads an ONNX file; its large weights, in it or beside it, stay where they are.
 
     output: the name of the only one to keep; all unless stated. Raises UsageError for a path that is no file, for an
     output that it does not have, for inputs that are no images, for tensors larger than memory and for a batch of several
@@ -50,9 +69,10 @@ def adopt(path: Path, output: str | None = None) -> Adopted:
         changes += with_float_images(proto)
     check_memory(proto, str(path))
     if own:  # nothing to adapt; but another tool may have put its nodes out of order
-        return _adopted(proto, changes, path)
+        return LeanAdopted(proto, tuple(changes))
     if hoisted := _hoist_constants(proto):
         changes.append(f"{hoisted} weights written as Constant nodes are stored as weights")
+    _load_transposed(proto)
     if folded := fold_transposes(proto):
         changes.append(f"{len(folded)} weights are stored transposed, as they are used")
     try:
@@ -62,12 +82,7 @@ def adopt(path: Path, output: str | None = None) -> Adopted:
     if change:
         proto = dynamic
         changes.append(change)
-    return _adopted(proto, changes, path)
-
-
-def _adopted(proto: ModelProto, changes: list[str], path: Path) -> Adopted:
-    """The file's own bytes where nothing was changed."""
-    return Adopted(proto.SerializeToString(deterministic=True) if changes else path.read_bytes(), tuple(changes))
+    return LeanAdopted(proto, tuple(changes))
 
 
 def _hoist_constants(proto: ModelProto) -> int:
@@ -88,3 +103,11 @@ def _hoist_constants(proto: ModelProto) -> int:
 
 def _has_value(node: onnx.NodeProto) -> bool:
     return node.op_type == "Constant" and any(attribute.name == "value" for attribute in node.attribute)
+
+
+def _load_transposed(proto: ModelProto) -> None:
+    """Takes in the weights that will be stored transposed."""
+    turned = {node.input[0] for node in proto.graph.node if node.op_type == "Transpose"}
+    for tensor in proto.graph.initializer:
+        if tensor.name in turned and len(tensor.dims) == 2:
+            load_weight(tensor)

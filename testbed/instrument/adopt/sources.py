@@ -4,38 +4,31 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import onnx
-from onnx import ModelProto, TensorProto, checker, helper
+from onnx import ModelProto, checker
 
 from testbed.core.errors import EngineError, TestbedError, UsageError, first_line
 from testbed.core.folder.file_kinds import is_safetensors, other_format, start_of, unusable
 from testbed.instrument.adopt.mend import mend
+from testbed.instrument.lean.read import read_model
 from testbed.instrument.probe import open_probe
+from testbed.instrument.skeleton import skeleton
 
 _OLDEST_OPSET = 11  # the first with GatherElements, which ports are made of
-_LARGEST = 2**31  # bytes: what protobuf serialises at once
-_GIB = 2**30
 
 
 def read_onnx(path: Path) -> tuple[ModelProto, list[str]]:
-    """The file's model, and what was done to read it, for people.
+    """The file's lean model, and what was done to read it, for people.
 
-    Raises UsageError for no file, TestbedError for one that is not valid ONNX or larger than can be held in one piece.
+    Raises UsageError for no file, TestbedError for one that is not valid ONNX, or whose weights cannot be read.
     """
     if not path.is_file():
         raise UsageError(f"{path}: {'this is a folder; name' if path.is_dir() else 'no such file; name'} an ONNX file")
     _refuse_other_kinds(path)
     changes = []
-    _check_size(path, path.stat().st_size)
     try:
-        beside = _beside(path)
-    except Exception as error:  # protobuf's error types come without stubs
-        raise TestbedError(f"{path} is not ONNX, or is cut off: {first_line(error)}") from error
-    _check_size(path, path.stat().st_size + sum(beside))
-    try:
-        proto = onnx.load(str(path))
-    except (FileNotFoundError, checker.ValidationError) as error:
-        raise TestbedError(f"{path}: the weights kept beside it cannot be read: {first_line(error)}") from error
+        proto, beside = read_model(path)
+    except TestbedError:
+        raise
     except Exception as error:  # protobuf's error types come without stubs
         raise TestbedError(f"{path} is not ONNX, or is cut off: {first_line(error)}") from error
     if not proto.graph.node or not proto.graph.output:
@@ -44,7 +37,7 @@ def read_onnx(path: Path) -> tuple[ModelProto, list[str]]:
         changes.append("the weights kept beside the file are taken into it")
     changes += mend(proto)
     try:
-        checker.check_model(proto)
+        checker.check_model(skeleton(proto))
     except Exception as error:  # it knows no operators of other domains, but raises for much else
         raise TestbedError(f"{path} is not valid ONNX: {first_line(error)}; {_verdict(proto)}") from error
     opset = next((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), 0)
@@ -66,28 +59,6 @@ def _refuse_other_kinds(path: Path) -> None:
         raise TestbedError(
             f"{path} is {kind}, not ONNX: import the weights it holds (testbed import {path} --run DIR), or export the model"
         )
-
-
-def _check_size(path: Path, size: int) -> None:
-    if size >= _LARGEST:
-        raise TestbedError(
-            f"{path} holds {size / _GIB:.1f} GiB with its weights; larger than 2 GiB, protobuf's limit, is not supported:"
-            " export it in fp16, or a smaller model"
-        )
-
-
-def _beside(path: Path) -> list[int]:
-    """Bytes of each tensor that is kept beside the file."""
-    stored = onnx.load(str(path), load_external_data=False).graph.initializer
-    return [_bytes(tensor) for tensor in stored if tensor.data_location == TensorProto.EXTERNAL]
-
-
-def _bytes(tensor: TensorProto) -> int:
-    length = next((entry.value for entry in tensor.external_data if entry.key == "length"), "")
-    elements = 1
-    for size in tensor.dims:
-        elements *= size
-    return int(length) if length.isdigit() else elements * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
 
 
 def _verdict(proto: ModelProto) -> str:

@@ -31,6 +31,7 @@ from testbed.core.words.nearest import unknown
 from testbed.engines.signature import POINTS
 from testbed.instrument.ports.feed import GATED_REPLACE, INDEX, MASKS, OP, SITE, XOR, formats, live_output, value_input
 from testbed.instrument.shapes import inputs_of
+from testbed.instrument.skeleton import skeleton
 
 OP_DOMAIN, OP_TYPE, OP_VERSION = "testbed", "FaultPort", 1
 XOR_OPSET = 26  # the first with BitCast
@@ -54,7 +55,11 @@ def instrument(plain: bytes, table: SiteTable) -> ModelProto:
 
     ``table.mechanism`` says how. Raises TestbedError for a table of another file, UsageError for an unknown mechanism.
     """
-    proto = onnx.load_from_string(plain)
+    return instrument_graph(onnx.load_from_string(plain), table)
+
+
+def instrument_graph(proto: ModelProto, table: SiteTable) -> ModelProto:
+    """`instrument` of a model that may be lean, which becomes its own twin."""
     graph = proto.graph
     builders: dict[str, Callable[[_Ports, Site, int], list[NodeProto]]] = {
         GATED_REPLACE: _gated_replace,
@@ -85,7 +90,7 @@ def instrument(plain: bytes, table: SiteTable) -> ModelProto:
     graph.node.extend(nodes)
     graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in ports.constants.items())
     _declare(proto, table)
-    onnx.checker.check_model(proto)
+    onnx.checker.check_model(skeleton(proto))
     return proto
 
 

@@ -90,7 +90,11 @@ class Catalogue:
 
 def catalogue(plain: bytes) -> Catalogue:
     """Raises EngineError for a file of others that no engine here runs, TestbedError for one that is not valid."""
-    proto = onnx.load_from_string(plain)
+    return catalogue_of(onnx.load_from_string(plain))
+
+
+def catalogue_of(proto: ModelProto) -> Catalogue:
+    """`catalogue` of a model that may be lean."""
     if is_own(proto):
         return Catalogue(proto, named_sites(proto))
     named = named_sites(proto)

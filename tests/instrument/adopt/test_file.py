@@ -61,6 +61,8 @@ def test_a_file_past_two_gigabytes_is_told_so(dynamic: Path, tmp_path: Path) -> 
     table.external_data.add(key="location", value="table.bin")
     proto.graph.initializer.append(table)
     onnx.save(proto, tmp_path / "big.onnx")
+    with (tmp_path / "table.bin").open("wb") as file:
+        file.truncate(9_300_000 * 64 * 4)
     sparse = tmp_path / "sparse.onnx"
     with sparse.open("wb") as file:
         file.truncate(2**31 + 1)
@@ -116,9 +118,33 @@ def test_weights_beside_the_file_are_taken_into_it(
     adopted = adopt(tmp_path / "vit.onnx")
     assert adopted.changes == ("the weights kept beside the file are taken into it",)
     np.testing.assert_array_equal(logits(session, adopted.plain, images), logits(session, dynamic.read_bytes(), images))
-    (tmp_path / "w.bin").unlink()
-    with pytest.raises(TestbedError, match="the weights kept beside it cannot be read"):
-        adopt(tmp_path / "vit.onnx")
+
+
+def test_weights_beside_the_file_that_cannot_be_read_are_named(dynamic: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    file, beside = folder / "vit.onnx", folder / "w.bin"
+    onnx.save(onnx.load(dynamic), file, save_as_external_data=True, location="w.bin", size_threshold=0)
+    whole = beside.read_bytes()
+    cannot = "the weights kept beside it cannot be read: "
+    beside.write_bytes(whole[:-4])
+    with pytest.raises(TestbedError, match=rf"{cannot}'.*' lies in w.bin, which ends at byte .*: it is cut off"):
+        adopt(file)
+    (tmp_path / "w.bin").write_bytes(whole)
+    beside.unlink()
+    with pytest.raises(
+        TestbedError, match=rf"{cannot}'.*' lies in w.bin, which is not there; put that file beside vit.onnx"
+    ):
+        adopt(file)
+    proto = onnx.load(file, load_external_data=False)
+    for location in ("../w.bin", str(tmp_path / "w.bin"), ""):
+        for tensor in proto.graph.initializer:
+            next(entry for entry in tensor.external_data if entry.key == "location").value = location
+        onnx.save(proto, file)
+        with pytest.raises(
+            TestbedError, match=rf"{cannot}.* is said to lie in '.*', which is not in the file's own folder"
+        ):
+            adopt(file)
 
 
 def test_weights_written_as_constants_become_weights(
