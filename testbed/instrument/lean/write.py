@@ -103,7 +103,7 @@ def write_model(proto: ModelProto, path: Path) -> str:
 
 
 def model_sha256(proto: ModelProto) -> str:
-    """Of the model in one piece."""
+    """Hash the model as it is in one piece."""
     digest = hashlib.sha256()
     for chunk in _contents(_segments(proto)):
         digest.update(chunk)
