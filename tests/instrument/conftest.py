@@ -21,6 +21,7 @@ from testbed.export.onnx import export_onnx
 from testbed.instrument.ports.feed import PortFeed
 from testbed.instrument.ports.insertion import instrument
 from testbed.instrument.table import site_table
+from testbed.models.branches import LAYER_SCALE_START
 from testbed.models.config import ViTConfig
 from testbed.models.subnetwork import subnetwork
 from testbed.models.vit import ViT
@@ -45,6 +46,27 @@ CONFIGS = {
         position="2d",
         pooling="mean_patches",
         final_norm="tokens",
+        **_BASE,
+    ),
+    "registers, layer scale, SwiGLU, normed queries and keys": ViTConfig(
+        heads=(2,),
+        mlp=(8,),
+        registers=2,
+        position_on="patches",
+        layer_scale=True,
+        gated_mlp=True,
+        activation="silu",
+        qk_norm=True,
+        **_BASE,
+    ),
+    "two heads, norm before the blocks, no patch bias": ViTConfig(
+        heads=(2,),
+        mlp=(8,),
+        distillation="head",
+        final_norm="tokens",
+        embed_norm=True,
+        patch_bias=False,
+        patchify="conv",
         **_BASE,
     ),
     "pruned, no CLS, no positions": ViTConfig(
@@ -117,6 +139,11 @@ def export(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Exported
             torch.manual_seed(len(made))
             part = name == "attention"
             model = ViT(CONFIGS[name if not part else next(iter(CONFIGS))]).eval()
+            for parameter in model.parameters():
+                if parameter.dim() == 1 and parameter.allclose(
+                    torch.tensor(LAYER_SCALE_START)
+                ):  # so small that no fault would show
+                    torch.nn.init.ones_(parameter)
             module = subnetwork(model, "attention") if part else model
             shape = (3, 5, 8) if part else (3, 1, 4, 4)
             example = np.random.default_rng(0).standard_normal(shape).astype(np.float32)

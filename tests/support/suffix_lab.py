@@ -28,6 +28,7 @@ from testbed.instrument.cut.stages import Stages
 from testbed.instrument.ports.feed import NO_SITE, PortFeed
 from testbed.instrument.ports.insertion import instrument
 from testbed.instrument.table import site_table
+from testbed.models.branches import LAYER_SCALE_START
 from testbed.models.config import ViTConfig
 from testbed.models.vit import ViT
 
@@ -54,6 +55,20 @@ CONFIGS = {
         final_norm="tokens",
         **_BASE,
     ),
+    "registers, layer scale, gated": ViTConfig(
+        heads=(2, 1),
+        mlp=(24, 16),
+        registers=3,
+        position_on="patches",
+        layer_scale=True,
+        gated_mlp=True,
+        activation="silu",
+        qk_norm=True,
+        **_BASE,
+    ),
+    "two heads": ViTConfig(
+        heads=(2, 1), mlp=(24, 16), distillation="head", final_norm="tokens", embed_norm=True, **_BASE
+    ),
     "pruned": ViTConfig(heads=(0, 2, 0, 1, 0), mlp=(24, 0, 0, 32, 16), **_BASE),
 }
 IMAGES = 7
@@ -63,7 +78,13 @@ IMAGES = 7
 def exported(name: str) -> bytes:
     torch.set_num_threads(1)
     torch.manual_seed(len(name))
-    return plain_onnx(ViT(CONFIGS[name]).eval(), torch.zeros(2, 1, 8, 8), input_name="image").SerializeToString()
+    model = ViT(CONFIGS[name]).eval()
+    for parameter in model.parameters():
+        if parameter.dim() == 1 and parameter.allclose(
+            torch.tensor(LAYER_SCALE_START)
+        ):  # so small that no fault would show
+            torch.nn.init.ones_(parameter)
+    return plain_onnx(model, torch.zeros(2, 1, 8, 8), input_name="image").SerializeToString()
 
 
 class Lab:

@@ -18,8 +18,8 @@ from testbed.core.site import Site
 from testbed.export.layout import TRANSPOSED
 from testbed.instrument.shapes import FLOATS, FORMATS
 
-_BRANCH = r"attn\.(q|k|v|scores|softmax|context|proj|residual)|mlp\.(fc1|gelu|fc2|residual)"
-_NAMED = re.compile(rf"^(patch_embed|embed|norm|head|block\.\d+\.(norm1|norm2|{_BRANCH}))$")
+_BRANCH = r"attn\.(q|k|v|scores|softmax|context|proj|scaled|residual)|mlp\.(fc1|gate|gelu|gated|fc2|scaled|residual)"
+_NAMED = re.compile(rf"^(patch_embed|embed|norm|head(_cls|_dist)?|block\.\d+\.(norm1|norm2|{_BRANCH}))$")
 _CHECK = re.compile(rf"^{re.escape(PREFIX)}(?!.*_(Q|Deq)uantizeLinear_)")
 _QUANTISED = re.compile(r"^(?P<name>.+?)(_quantized)?(_(?P<part>scale|zero_point))?$")
 
