@@ -36,7 +36,7 @@ def _instrument(subject: CheckedExport) -> None:
     assert len(subject.twin.graph.node) > len(subject.plain.graph.node)
 
 
-_CHECKS: dict[str, Check] = {
+MADE_BY: dict[str, Check] = {
     "instrument": _instrument,
     "sites": check_sites,
     "twin": check_twin,
@@ -45,7 +45,7 @@ _CHECKS: dict[str, Check] = {
     "suffix": check_suffix,
     "weights": check_weights,
 }
-assert tuple(_CHECKS) == CHECKS
+assert tuple(MADE_BY) == CHECKS
 
 
 def planned(entries: Sequence[Architecture], exporters: Sequence[Exporter] = ()) -> list[tuple[Architecture, Exporter]]:
@@ -112,7 +112,7 @@ def _checked(subject: CheckedExport, until: float) -> tuple[dict[str, CheckVerdi
     """The verdict of each check, and notes. until: when no further check is begun, by the monotonic clock."""
     verdicts: dict[str, CheckVerdict] = {}
     notes: tuple[str, ...] = ()
-    for name, check in _CHECKS.items():
+    for name, check in MADE_BY.items():
         if verdicts and not verdicts["instrument"].holds:
             verdicts[name] = CheckVerdict(False, _FAILS_FIRST)
         elif time.monotonic() > until:

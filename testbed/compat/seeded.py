@@ -17,6 +17,7 @@ MEAN = STD = 0.5
 _IMAGES = 8
 _SPREAD = 0.2  # of biases, gains and layer scales
 _COARSE = 4  # fields per side of an image's pattern
+_GRAIN = 64  # of 256: no two patches are equal
 
 
 def built(entry: Architecture, seed: int = 0) -> nn.Module:
@@ -46,13 +47,14 @@ def built(entry: Architecture, seed: int = 0) -> nn.Module:
 
 
 def write_images(entry: Architecture, model: nn.Module, file: Path, seed: int = 0) -> Path:
-    """A data set of a few coarse random patterns, as NumPy arrays, with the classes that the model gives them."""
+    """A data set of a few grained random patterns, as NumPy arrays, with the classes that the model gives them."""
     import torch
 
     rng = np.random.default_rng(seed)
-    fields = rng.integers(0, 256, (_IMAGES, _COARSE, _COARSE, entry.channels), dtype=np.uint8)
+    fields = rng.integers(0, 256 - _GRAIN, (_IMAGES, _COARSE, _COARSE, entry.channels), dtype=np.uint8)
     each = -(-entry.image // _COARSE)
     images = fields.repeat(each, 1).repeat(each, 2)[:, : entry.image, : entry.image]
+    images = images + rng.integers(0, _GRAIN, images.shape, dtype=np.uint8)
     inputs = (images.transpose(0, 3, 1, 2).astype(np.float32) / 255 - MEAN) / STD
     with torch.no_grad():
         labels = logits_of(model)(torch.from_numpy(inputs)).argmax(1).numpy()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from testbed.compat.architectures.entry import CLASSES, Architecture, ModelLibrary
+from testbed.compat.architectures.entry import CLASSES, SIDE_BY_SIDE, Architecture, ModelLibrary
 from testbed.compat.architectures.imports import imported
 
 if TYPE_CHECKING:
@@ -75,7 +76,10 @@ VIT_PYTORCH = (
     _pytorch("simple-vit-flash", "SimpleViT", "vit_pytorch.simple_flash_attn_vit.SimpleViT", 2, **_SMALL),
     _pytorch("deepvit", "DeepViT", "vit_pytorch.deepvit.DeepViT", 2, **_SMALL),
     _pytorch("cait", "CaiT", "vit_pytorch.cait.CaiT", 3, cls_depth=1, **_SMALL),
-    _pytorch("parallel", "ViT, parallel blocks", "vit_pytorch.parallel_vit.ViT", 2, num_parallel_branches=2, **_SMALL),
+    replace(
+        _pytorch("parallel", "ViT, parallel blocks", "vit_pytorch.parallel_vit.ViT", 2, num_parallel_branches=2, **_SMALL),
+        named=SIDE_BY_SIDE,
+    ),
     _pytorch(
         *("cct", "CCT", "vit_pytorch.cct.CCT", 2),
         img_size=32, embedding_dim=32, n_conv_layers=1, kernel_size=7, stride=2, padding=3, pooling_kernel_size=3,

@@ -24,6 +24,7 @@ def _timm(
 _LEVIT = {
     "norm1": _CONV_NORM,
     "norm2": _CONV_NORM,
+    "block.[13].attn.residual": "a downsampling attention, which nothing is added to",
 }
 _FOUR: Mapping[str, Any] = {"embed_dims": (32, 32, 32, 32), "num_heads": (1, 2, 2, 2)}
 
@@ -48,12 +49,12 @@ HIERARCHICAL = (
         img_size=48, img_scale=(1.0, 2 / 3), embed_dim=(32, 32), depth=((1, 2, 0),), num_heads=(2, 2), mlp_ratio=(2, 2, 1),
     ),
     _timm(
-        *("twins-pcpvt", "Twins", 4, "twins_pcpvt_small", 32),
-        img_size=32, depths=(1, 1, 1, 1), mlp_ratios=(2, 2, 2, 2), **_FOUR,
+        *("twins-pcpvt", "Twins", 4, "twins_pcpvt_small", 64),
+        img_size=64, depths=(1, 1, 1, 1), mlp_ratios=(2, 2, 2, 2), **_FOUR,
     ),
     _timm(
         *("twins-svt", "Twins", 8, "twins_svt_small", 64),
-        img_size=64, depths=(2, 2, 2, 2), mlp_ratios=(2, 2, 2, 2), wss=(4, 4, 4, 4), **_FOUR,
+        img_size=64, depths=(2, 2, 2, 2), mlp_ratios=(2, 2, 2, 2), wss=(4, 4, 4, 4), exportable=True, **_FOUR,
     ),
     _timm("pvtv2", "PVTv2", 4, "pvt_v2_b0", 64, depths=(1, 1, 1, 1), **_FOUR),
     _timm("pvtv2-linear", "PVTv2", 4, "pvt_v2_b2_li", 64, depths=(1, 1, 1, 1), **_FOUR),
@@ -83,6 +84,6 @@ HIERARCHICAL = (
     ),
     _timm(
         *("sam", "SAM's ViT", 2, "samvit_base_patch16_224", 32),
-        img_size=32, patch_size=8, embed_dim=32, depth=2, num_heads=2, window_size=2, global_attn_indexes=(1,),
+        img_size=32, patch_size=8, embed_dim=32, depth=2, num_heads=2, window_size=2, global_attn_indexes=(1,), exportable=True,
     ),
 )  # fmt: skip

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from testbed.compat.architectures.entry import CLASSES, Architecture
+from testbed.compat.architectures.entry import CLASSES, GATED, ONE_JOINT, SIDE_BY_SIDE, Architecture
 from testbed.compat.architectures.imports import imported
 
 if TYPE_CHECKING:
@@ -33,18 +34,15 @@ def _vit(name: str, family: str, model: str, **changes: Any) -> Architecture:
     return Architecture(f"timm/{name}", family, "timm", build, DEPTH)
 
 
-def _other(name: str, family: str, absent: Mapping[str, str] | None = None, **layers: str) -> Architecture:
+def _other(name: str, family: str, **layers: str) -> Architecture:
     """A ViT of which some layers are of other classes. layers: argument -> "module:class"."""
     kinds = {argument: (kind.partition(":")[0], kind.partition(":")[2]) for argument, kind in layers.items()}
     build = partial(of_layers, "vit_tiny_patch16_224", kinds, **_SMALL)
-    return Architecture(f"timm/{name}", family, "timm", build, DEPTH, absent=absent or {})
+    return Architecture(f"timm/{name}", family, "timm", build, DEPTH)
 
 
 _VIT = "timm.models.vision_transformer"
-_ONE_BRANCH = {
-    "attn.residual": "attention and MLP are added together",
-    "norm2": "attention and MLP share a norm",
-}
+_SHARED_NORM = {"norm2": "attention and MLP share a norm"}
 
 PLAIN = (
     _vit("vit", "ViT", "vit_tiny_patch16_224"),
@@ -53,7 +51,7 @@ PLAIN = (
     _vit("vit-layerscale", "ViT, layer scale", "vit_tiny_patch16_224", init_values=0.5),
     _vit("vit-qk-norm", "ViT, qk-norm", "vit_tiny_patch16_224", qk_norm=True),
     _vit("vit-no-qkv-bias", "ViT, no qkv bias", "vit_tiny_patch16_224", qkv_bias=False),
-    _other("vit-swiglu", "ViT, SwiGLU", mlp_layer="timm.layers:SwiGLU"),
+    replace(_other("vit-swiglu", "ViT, SwiGLU", mlp_layer="timm.layers:SwiGLU"), named=GATED),
     _other("vit-swiglu-packed", "ViT, SwiGLU", mlp_layer="timm.layers:SwiGLUPacked"),
     # without timm's own export mode the exporter stumbles over torch's fused attention with a bias
     _vit("vit-relpos", "ViT, relative position bias", "vit_relpos_small_patch16_224", exportable=True),
@@ -62,8 +60,12 @@ PLAIN = (
     _vit("vit-rope-mixed", "ViT, rotary", "vit_small_patch16_rope_mixed_224"),
     _other("vit-post-norm", "ViT, norms after the branches", block_fn=f"{_VIT}:ResPostBlock"),
     _vit("vit-pre-norm", "ViT, norm before the blocks", "vit_tiny_patch16_224", pre_norm=True),
-    _other("vit-parallel-scaling", "ViT, parallel blocks", _ONE_BRANCH, block_fn=f"{_VIT}:ParallelScalingBlock"),
-    _vit("vit-parallel-things", "ViT, parallel blocks", "vit_small_patch16_18x2_224"),
+    replace(
+        _other("vit-parallel-scaling", "ViT, parallel blocks", block_fn=f"{_VIT}:ParallelScalingBlock"),
+        absent=_SHARED_NORM,
+        named=ONE_JOINT,
+    ),
+    replace(_vit("vit-parallel-things", "ViT, parallel blocks", "vit_small_patch16_18x2_224"), named=SIDE_BY_SIDE),
     Architecture(
         "timm/vit-hybrid",
         "ViT hybrid",

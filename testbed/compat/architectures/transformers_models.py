@@ -21,6 +21,9 @@ _PLAIN: Mapping[str, Any] = {
     "patch_size": 8,
 }
 _TWO_STAGES: Mapping[str, Any] = {"image_size": 32, "depths": [2, 2], "num_heads": [2, 2], "embed_dim": 32}
+_EAGER: Mapping[str, Any] = {
+    "attn_implementation": "eager"
+}  # torch's exporter stumbles over its fused attention with a bias
 _TEXT = {
     "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 16, "vocab_size": 50,
 }  # fmt: skip
@@ -61,15 +64,15 @@ TRANSFORMERS = (
     _plain("vit-msn", "ViT", "ViTMSN", intermediate_size=64),
     _plain("ijepa", "ViT, average pool", "IJepa", intermediate_size=64),
     _plain("deit", "DeiT", "DeiT", intermediate_size=64),
-    _plain("beit", "BEiT", "Beit", intermediate_size=64, use_relative_position_bias=True),
-    _plain("data2vec", "BEiT", "Data2VecVision", intermediate_size=64),
+    _plain("beit", "BEiT", "Beit", intermediate_size=64, use_relative_position_bias=True, **_EAGER),
+    _plain("data2vec", "BEiT", "Data2VecVision", intermediate_size=64, **_EAGER),
     _plain("dinov2", "DINOv2", "Dinov2"),
     _plain("dinov2-swiglu", "DINOv2", "Dinov2", use_swiglu_ffn=True),
     _plain("dinov2-registers", "DINOv2", "Dinov2WithRegisters", num_register_tokens=2),
     _tower("clip", "CLIP", "CLIP"),
     _tower("siglip", "SigLIP", "Siglip"),
-    _stages("swin", "Swin", "Swin", 4, 32, patch_size=4, window_size=4, **_TWO_STAGES),
-    _stages("swinv2", "SwinV2", "Swinv2", 4, 32, patch_size=4, window_size=4, **_TWO_STAGES),
+    _stages("swin", "Swin", "Swin", 4, 32, patch_size=4, window_size=4, **_TWO_STAGES, **_EAGER),
+    _stages("swinv2", "SwinV2", "Swinv2", 4, 32, patch_size=4, window_size=4, **_TWO_STAGES, **_EAGER),
     _stages(
         *("pvtv2", "PVTv2", "PvtV2", 2, 32), hidden_sizes=[32, 32], depths=[1, 1], num_attention_heads=[1, 2],
         num_encoder_blocks=2, sr_ratios=[2, 1], patch_sizes=[7, 3], strides=[4, 2], mlp_ratios=[2, 2],

@@ -13,7 +13,7 @@ from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, num
 
 from testbed.core.errors import TestbedError
 from testbed.instrument.packed import PACKED, with_early_checks
-from testbed.instrument.shapes import fixed_batch, inputs_of, model_input, shapes_at
+from testbed.instrument.shapes import fixed_batch, input_shape, inputs_of, model_input, shapes_at
 from testbed.instrument.slicing import FROM_SHAPE
 
 Shape = tuple[int | None, ...]
@@ -44,7 +44,8 @@ class Flow:
 
     @classmethod
     def of(cls, proto: ModelProto) -> Flow:
-        """Raises CannotCut for a graph with control flow or a fixed batch; EngineError where shapes cannot be measured."""
+        """Raises CannotCut for a graph with control flow or a fixed batch, EngineError where shapes cannot be measured,
+        UsageError where the image's size is neither declared nor known from weights."""
         proto = with_early_checks(proto)
         if any(
             a.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
@@ -66,6 +67,9 @@ class Flow:
         live = cls(proto, {}, types).live
         if any(name in live and name not in shapes for name in made):
             shapes |= _measured(proto, [name for name in made if name not in shapes])
+        image = model_input(proto).name
+        if image not in shapes:  # a file that leaves the image's size open, which its weights say
+            shapes[image] = (None, *input_shape(proto))
         return cls(proto, shapes, types)
 
     @cached_property

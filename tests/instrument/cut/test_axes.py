@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
+from testbed.instrument.adopt.file import adopt
 from testbed.instrument.cut.axes import sources
 from testbed.instrument.cut.flow import Flow
 from testbed.instrument.cut.tokens import rowwise
+from tests.support.exporters import randomised, written
+from tests.support.libraries import timm_model
 
 SHAPE = (3, 4, 2)
 
@@ -135,3 +139,10 @@ def test_a_reshape_keeps_an_axis_only_if_its_rows_are_rows(dims: list[int], data
             assert after.shape[axis] == before.shape[own]
             for row in range(after.shape[axis]):
                 np.testing.assert_array_equal(np.take(after, row, axis).flat, np.take(before, row, own).flat)
+
+
+def test_an_image_whose_size_the_file_leaves_open_is_sized_by_its_weights(tmp_path: Path) -> None:
+    every = {0: "batch_size", 1: "num_channels", 2: "height", 3: "width"}
+    axes = {"images": every, "logits": {0: "batch_size"}}
+    file = written(randomised(timm_model()), tmp_path / "vit.onnx", "torchscript", dynamic_axes=axes)
+    assert Flow.of(onnx.load_from_string(adopt(file).plain)).per_image("images") == (3, 16, 16)
