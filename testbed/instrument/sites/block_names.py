@@ -94,8 +94,10 @@ class BlockNames:
         for name, tensor in (("scores", tensors.scores), ("softmax", tensors.softmax)):
             if tensor:
                 add_name(f"{site}.{name}", [tensor])
-            else:
+            elif tensors.inside:
                 self._namer.is_inside(f"{site}.{name}", tensors.inside)
+            else:
+                self._namer.lacks(f"{site}.{name}", "queries and keys are not multiplied: the attention is linear")
         for name, tensor in (("product", tensors.product), ("mixed", tensors.mixed)):
             if tensor:
                 add_name(f"{site}.{name}", self._branches.before(tensor))
@@ -148,6 +150,8 @@ class BlockNames:
             norm = added.norm or after
         elif norm_name.endswith("1"):
             self._pre_normed.add(norm_name.removesuffix("1"))
+        if norm is None and norm_name.endswith("2"):
+            norm = self._branches.norm_of_token(joint.stream)
         if norm is None and not fed_stream:
             norm = self._branches.norm_past_convolutions(first.input, joint)
         if norm is not None and not self._namer.has(norm):

@@ -121,11 +121,32 @@ def of_davit(model: Any, seen: Seen, attended: Attended) -> Tensors:
     return found
 
 
+def of_coat(model: Any, seen: Seen, attended: Attended) -> Tensors:
+    blocks = [block for n in range(1, 5) for block in getattr(model, f"serial_blocks{n}")]
+    found = {"embed": seen.fed(blocks[0].norm1), "norm": seen.out(model.norm4), "head": seen.logits}
+    for i, block in enumerate(blocks):
+        attn = block.factoratt_crpe
+        q, k, v = by_heads(seen.out(attn.qkv), 3, attn.num_heads)
+        named = {"q": q, "k": k, "v": v, "softmax": attended.maps[i][1], "context": seen.fed(attn.proj)}
+        named |= {"proj": seen.out(attn.proj), "residual": seen.fed(block.norm2)}
+        found |= {f"block.{i}.attn.{name}": tensor for name, tensor in named.items()}
+        found |= {
+            f"block.{i}.norm1": seen.out(block.norm1),
+            f"block.{i}.norm2": seen.out(block.norm2),
+            f"block.{i}.mlp.fc1": seen.out(block.mlp.fc1),
+            f"block.{i}.mlp.gelu": seen.fed(block.mlp.fc2),
+            f"block.{i}.mlp.fc2": seen.out(block.mlp.fc2),
+            f"block.{i}.mlp.residual": seen.out(block),
+        }
+    return found
+
+
 CAIT = {"img_size": 16, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
 XCIT = {"img_size": 32, "embed_dim": 32, "depth": 2, "num_heads": 2, "cls_attn_layers": 1, "eta": 1.0}
 HIERA = {"img_size": (64, 64), "embed_dim": 16, "num_heads": 1, "stages": (1, 1), "q_pool": 1, "mask_unit_size": (8, 8)}
 PVT = {"embed_dims": (16, 32), "num_heads": (1, 2), "depths": (1, 2), "sr_ratios": (4, 2), "mlp_ratios": (2, 2)}
 DAVIT = {"embed_dims": (16, 32), "num_heads": (2, 2), "depths": (1, 1), "window_size": 4}
+COAT = {"img_size": 32, "patch_size": 4, "embed_dims": (32,) * 4, "serial_depths": (1,) * 4}
 Case = tuple[Callable[[], nn.Module], int, Oracle, int, set[str], set[str]]
 DAVIT_UNSEEN = {f"block.{i}.attn.{n}" for i in range(4) for n in ("q", "k", "v", "scores", "softmax")}
 CASES: dict[str, Case] = {  # model, image, oracle, blocks, more names, names that it has not
@@ -136,6 +157,9 @@ CASES: dict[str, Case] = {  # model, image, oracle, blocks, more names, names th
     "attention between channels: XCiT": (
         timm_model("xcit", "Xcit", tokens_norm=True, patch_size=16, **XCIT), 32, of_xcit, 3,
         {f"block.{i}.conv.{n}" for i in (0, 1) for n in (0, 1)}, set(),
+    ),
+    "softmax of the keys alone: CoaT-Lite": (
+        timm_model("coat", "CoaT", **COAT), 32, of_coat, 4, set(), {f"block.{i}.attn.scores" for i in range(4)},
     ),
     "pooled queries: Hiera": (timm_model("hiera", "Hiera", **HIERA), 64, of_hiera, 2, {"patch_embed"}, set()),
     "reduced keys, convolution in the MLP: PVTv2": (
@@ -154,6 +178,32 @@ EXPORTS = [
     *((name, "torchscript") for name in CASES),
     *(pytest.param(n, "dynamo", marks=pytest.mark.slow) for n in CASES if n not in NOT_BY_DYNAMO),
 ]
+
+
+def test_separable_attention_is_named_without_scores(session: Any, tmp_path: Path) -> None:
+    """MobileViTv2: one number a token instead of queries; norms of channels in groups have no names."""
+    torch.set_num_threads(1)
+    model: Any = randomised(imported("timm").create_model("mobilevitv2_050", num_classes=5))
+    plain = adopt(written(model, tmp_path / "model.onnx", "torchscript", size=64)).plain
+    found = catalogue(plain)
+    images = np.random.default_rng(1).standard_normal((2, 3, 64, 64)).astype(np.float32)
+    seen = Seen(model, torch.from_numpy(images))
+    blocks = [module for module in model.modules() if type(module).__name__ == "LinearTransformerBlock"]
+    wanted: Tensors = {}
+    for i, block in enumerate(blocks):
+        q, k, v = seen.out(block.attn.qkv_proj).split([1, *[block.attn.embed_dim] * 2], dim=1)
+        named = {"q": q, "k": k, "v": v, "softmax": q.softmax(-1), "context": seen.fed(block.attn.out_proj)}
+        named |= {"proj": seen.out(block.attn.out_proj), "residual": seen.fed(block.norm2)}
+        wanted |= {f"block.{i}.attn.{name}": tensor for name, tensor in named.items()}
+        wanted |= {f"block.{i}.mlp.fc1": seen.out(block.mlp.fc1), f"block.{i}.mlp.residual": seen.out(block)}
+    sites = [site for site in found.recognised if site.name in wanted]
+    assert len(sites) == len(wanted) == 9 * len(blocks)
+    assert found.missing["block.8.attn.scores"] == "queries and keys are not multiplied: the attention is linear"
+    computed = site_values(session, plain, images, sites)
+    for site in sites:
+        want = wanted[site.name].detach().numpy().reshape(2, -1)
+        atol = 1e-5 * max(1, np.abs(want).max())
+        np.testing.assert_allclose(computed[site.name].reshape(2, -1), want, rtol=0, atol=atol, err_msg=site.name)
 
 
 @pytest.mark.parametrize(("name", "exporter"), EXPORTS)
@@ -177,7 +227,7 @@ def test_every_name_is_the_librarys_own_tensor(
         if site.name in UNSEEN.get(name, ()):
             continue
         have, want = computed[site.name], wanted[site.name].numpy()
-        if site.name.endswith("attn.k") and have.shape != want.shape:
+        if site.name.endswith(("attn.k", "attn.softmax")) and have.shape != want.shape:
             want = want.swapaxes(-1, -2)  # some files have k only as it enters the product
         assert have.size == want.size, site.name
         flat, atol = (len(images), -1), 1e-5 * max(1, np.abs(want).max())

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from testbed.instrument.sites.fused import ATTENTION
 from testbed.instrument.sites.layers import Linear, Norm
 from testbed.instrument.sites.pattern_graph import LAYOUT, SCALE, SELECT, Graph, Node
+from testbed.instrument.sites.patterns.linear_attention import linear_attention
 from testbed.instrument.sites.patterns.site_shapes import SiteShapes
 
 _PRODUCTS = ("MatMul", "FusedMatMul", "Einsum")
@@ -54,6 +55,12 @@ def attentions(
             first, second = _product_before(graph, node), _product_after(graph, node, norms)
             if first is not None and second is not None:
                 yield _around(graph, node, first, second, outputs, norms, shapes)
+            elif linear := linear_attention(graph, node, shapes):
+                q, k, v, context = linear
+                (a, na), (b, nb), (c, nc) = (_source(graph, operand, outputs, norms) for operand in (q, k, v))
+                if a and b and c:
+                    sources, between = (a, b, c), (na, nb, nc)
+                    yield AttentionTensors(node.index, q, k, v, "", node.output, context, sources, between)
 
 
 def _product_before(graph: Graph, softmax: Node) -> Node | None:

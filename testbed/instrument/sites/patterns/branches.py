@@ -19,7 +19,7 @@ from testbed.instrument.sites.patterns.site_shapes import SiteShapes
 from testbed.instrument.sites.patterns.ways import moved_from, moved_to
 
 _NORM_OPS = ("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization", "Sub", "ReduceMean")
-_TO_PROJECTION = LAYOUT | NONLINEAR | {"Mul", *_NORM_OPS}
+_TO_PROJECTION = LAYOUT | NONLINEAR | {"Mul", "Add", "Slice", *_NORM_OPS}  # positions that are added, padding cut off
 _PRODUCTS = ("MatMul", "Gemm", "Einsum")
 _POOLS = ("MaxPool", "AveragePool", "BatchNormalization")
 _SUMS = ("Add", "Sum", "Unsqueeze", "Concat", "ReduceSum")
@@ -80,15 +80,17 @@ class Branches:
 
     def _joined(self, recognised: list[AttentionTensors]) -> Iterator[StreamStep]:
         all_joints = list(joints(self.graph))
+        projected = {linear.output for part in recognised if (linear := self.projection(part.context))}
         tokens: set[str] = set()  # the stream of a token that attends to the others
         all_mlps = list(mlps(self.graph, self.linears, self.norms))
         before: StreamStep | None = None
         for joint in all_joints:
             inner = any(other.index in joint.places for other in all_joints if not other.convolves)
-            token = joint.of_others or joint.stream in tokens
+            token = joint.of_others or joint.stream in tokens or self._is_attended(joint.stream, projected)
             if inner or (self._is_pooled(joint.stream) and not token):
                 continue
-            if joint.convolves and not self._is_mlp_after(joint, before, all_mlps):
+            attends = joint.attends and any(part.index in joint.places for part in recognised)
+            if joint.convolves and not attends and not self._is_mlp_after(joint, before, all_mlps):
                 continue
             if token:
                 tokens.add(joint.residual)
@@ -159,7 +161,9 @@ class Branches:
 
     def projection(self, context: str) -> Linear | None:
         """The linear map that takes the context, laid out anew or normed on the way."""
-        reached = [context, *(node.output for node in self.graph.downstream(context, _TO_PROJECTION))]
+        if context in self._takes:
+            return self._takes[context]
+        reached = (name for node in self.graph.downstream(context, _TO_PROJECTION) for name in node.outputs)
         return next((self._takes[tensor] for tensor in reached if tensor in self._takes), None)
 
     def shifted(self, tensor: str) -> str:
@@ -167,6 +171,13 @@ class Branches:
         uses = self.graph.uses(tensor)
         biased = len(uses) == 1 and uses[0].op == "Add" and self.graph.dead_operand(uses[0]) is not None
         return uses[0].output if biased else tensor
+
+    def norm_of_token(self, stream: str) -> Norm | None:
+        """The norm of the one token that is normed before it is put together with the others to be this stream."""
+        node = self.graph.producer.get(stream)
+        parts = self.graph.live_inputs(node) if node is not None and node.op == "Concat" else []
+        normed = [self.norms[name] for name in parts if name in self.norms]
+        return normed[0] if len(normed) == 1 else None
 
     def norm_past_convolutions(self, tensor: str, joint: Joint) -> Norm | None:
         """The branch's norm that ``tensor`` is made of by pooling and by convolutions of each channel apart."""
@@ -217,6 +228,10 @@ class Branches:
         """One vector per image: what follows is not a block of the stream but a part of the head."""
         shape = next((self._shapes.led[name] for name in self.before(tensor) if name in self._shapes.led), ())
         return len(shape) == 1 or (len(shape) == 2 and shape[0] == 1)
+
+    def _is_attended(self, stream: str, projected: set[str]) -> bool:
+        """Whether an attention, whose projection's output this is, has made the stream: one token is then no pooled vector."""
+        return not projected.isdisjoint(self.graph.upstream(stream, LAYOUT | {"BatchNormalization"}))
 
     def before(self, tensor: str) -> list[str]:
         """The tensor, and those with the same numbers that it is laid out from, nearest first."""
