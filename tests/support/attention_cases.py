@@ -21,11 +21,14 @@ from testbed.campaign.evaluate.whole import WholeTwin
 from testbed.campaign.folder.engine import CampaignEngine
 from testbed.campaign.folder.images import NamedImages
 from testbed.core.folder.files import sha256_bytes
+from testbed.core.site import SiteTable
 from testbed.engines.runner import EngineRequest, Runner, open_engine
 from testbed.export.onnx import plain_onnx
 from testbed.export.target import input_name
 from testbed.instrument.ports.feed import PortFeed
 from testbed.instrument.ports.insertion import instrument
+from testbed.instrument.shapes import input_name as graph_input
+from testbed.instrument.shapes import output_name
 from testbed.instrument.table import site_table
 from testbed.models.presets import preset
 from testbed.models.subnetwork import subnetwork
@@ -70,19 +73,22 @@ def case(attention: str = "softmax", loudness: float = 1.0, backend: str = "ort-
             parameter.mul_(loudness)
     example = torch.zeros(2, model.config.tokens, model.config.width)
     plain = plain_onnx(subnetwork(model, "attention"), example, input_name=input_name("attention")).SerializeToString()
-    table = site_table(plain, "attention")
+    return case_of_file(plain, site_table(plain, "attention"), example.shape[1:], backend)
+
+
+def case_of_file(plain: bytes, table: SiteTable, shape: tuple[int, ...], backend: str = "ort-cpu") -> Case:
+    """The module in this file. shape: one image's, of what it is fed."""
     twin = instrument(plain, table).SerializeToString()
 
     def opened(model: bytes) -> Runner:
         return open_engine(backend, EngineRequest(model, sha256_bytes(model), table.deployment_id, max_batch=BATCH))
 
-    shape = (IMAGES, *example.shape[1:])
-    inputs = np.random.default_rng(4).standard_normal(shape).astype(np.float32)
+    inputs = np.random.default_rng(4).standard_normal((IMAGES, *shape)).astype(np.float32)
     number = np.arange(IMAGES)
     images = NamedImages(tuple(map(str, number)), number, np.zeros(IMAGES, np.int16), number)
     engine = CampaignEngine(
-        "attention", "activation", table, opened(twin), lambda rows: inputs[rows], "hidden",
-        table["block.0.attn.proj"].tensor, images, BATCH,
+        "attention", "activation", table, opened(twin), lambda rows: inputs[rows], graph_input(plain),
+        output_name(plain), images, BATCH,
     )  # fmt: skip
     sites = attention_sites(table, plain)
     assert sites is not None
@@ -90,7 +96,8 @@ def case(attention: str = "softmax", loudness: float = 1.0, backend: str = "ort-
     whole = WholeTwin(engine)
     source = AttentionGoldens(target, whole.golden, 2**40)
     goldens = source.load([0, 1, 2, 3]) | source.load([4, 5])
-    return Case(target, whole, goldens, proven(stages(plain, sites), opened, list(goldens.values()), 0))
+    sizes = proven(stages(plain, sites), opened, list(goldens.values()), 0, sites.turned)
+    return Case(target, whole, goldens, sizes)
 
 
 @cache

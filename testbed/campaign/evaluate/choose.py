@@ -166,7 +166,9 @@ def _suffix(
 def _prove_attention(workplace: Workplace, engine: CampaignEngine) -> Proof:
     target = _attention(workplace, engine)
     if target is None:
-        return Proof(engine.target, "activation", WHOLE, "not an attention module in fp32")
+        own = workplace.spec.model.onnx is None
+        why = "not an attention module in fp32" if own else "its tensors are not all those of one attention in fp32"
+        return Proof(engine.target, "activation", WHOLE, why)
     record = prove_attention(target, WholeTwin(engine), len(engine.images), workplace.spec.seed)
     if not AttentionPaths.of(record).useful:
         why = record.why or "no faster path gave the whole twin's bits"

@@ -113,7 +113,8 @@ class _Cutter:
     def _output(self, block: int) -> str:
         """What the projection gives, or else what is added to the stream."""
         output = self._sites.get(f"block.{block}.attn.proj", "")
-        if self._flow.types.get(output) not in FLOATS:  # not named, or named for the integers that it is quantised to
+        # not named, or named for the integers that it is quantised to, or joined with windows
+        if self._flow.types.get(output) not in FLOATS or not self._is_per_image(output):
             output = self._end_of_branch(block)
         self._flow.per_image(output)
         return output
@@ -205,7 +206,7 @@ class _Cutter:
 
 def _with_measured(flow: Flow, whole: Catalogue) -> Flow:
     """And the types and shapes that were measured, of operators that ONNX does not know."""
-    measured = whole.measured or {}
+    measured = {name: tensor for name, tensor in (whole.measured or {}).items() if not tensor.joined}
     shapes = {name: (None, *tensor.shape) for name, tensor in measured.items() if name not in flow.shapes}
     types = {name: _ELEMENTS[tensor.format_name] for name, tensor in measured.items() if name not in flow.types}
     return replace(flow, shapes={**flow.shapes, **shapes}, types={**flow.types, **types})

@@ -10,7 +10,7 @@ import copy
 import json
 import logging
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,9 @@ from testbed.core.errors import UsageError
 from testbed.core.folder.runfolder import RunFolder
 from testbed.data import load
 from testbed.golden.arrays import read_array
+from testbed.instrument.adopt.file import adopt
+from testbed.instrument.cut.module import cut_attention
+from testbed.instrument.sites.catalogue import catalogue
 from testbed.report.page import build_report
 from tests.support.exporters import quiet, randomised
 from tests.support.libraries import Seen, imported
@@ -216,6 +219,17 @@ def test_a_block_that_is_not_there_or_that_nobody_strikes_is_refused(finished: F
     model = [{"target": "model", "where": "activation"}]
     with pytest.raises(UsageError, match="no section has"):
         parse_spec(spec_values(finished.file, faults=model))
+
+
+def test_a_module_without_named_sites_is_struck_at_tensors_that_are_named(finished: Finished) -> None:
+    module = cut_attention(catalogue(adopt(finished.file).plain), "vit.onnx", 1)
+    nameless = replace(module, catalogue=replace(module.catalogue, recognised=()))
+    spec = parse_spec(finished.values)
+    with pytest.raises(UsageError, match=r"no names of sites; name some by their own, such as /blocks/blocks\.1/attn/"):
+        module_golden.module_table(spec, nameless, None, ["*"])
+    table = module_golden.module_table(spec, nameless, None, ["/blocks/blocks.1/attn/*"])
+    assert len(table.ports) > 5
+    assert all(name.startswith("/blocks/blocks.1/attn/") for name in table.ports)
 
 
 def test_an_engine_that_rounds_elsewhere_then_is_told(

@@ -95,7 +95,7 @@ def test_other_kinds_of_attention_keep_what_they_need_inside(session: Any, tmp_p
     attention = model.blocks[1].attn
     fed, wanted = seen.fed(attention).numpy(), seen.out(attention).numpy()
     np.testing.assert_allclose(outputs(session, module, fed), wanted, rtol=1e-4, atol=1e-4 * np.abs(wanted).max())
-    assert (kinds(module) >= ALL) != (name == "talking heads")
+    assert kinds(module) >= ALL or name == "talking heads"  # whose maps are mixed
 
 
 def test_a_flip_inside_is_that_of_the_whole_file_edited_by_hand(session: Any, tmp_path: Path) -> None:

@@ -135,7 +135,7 @@ class KeyChanges(Changes):
     ) -> None:
         """Follows faults in k. columns, before: (n, N) the struck key's column of the scores, with and without the
         fault. weight: W."""
-        head, key, _ = (axis.tolist() for axis in np.unravel_index(faulty.index, sites.site["k"].shape))
+        head, key, _ = (axis.tolist() for axis in np.unravel_index(faulty.index, sites.shape("k")))
         golden = [goldens[image] for image in faulty.image.tolist()]
         parts = [weight[h * sites.head_width : (h + 1) * sites.head_width] for h in head]
         maps = np.stack([g["softmax"][h, :, s] for g, h, s in zip(golden, head, key, strict=True)])

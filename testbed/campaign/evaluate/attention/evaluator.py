@@ -85,7 +85,7 @@ class AttentionEvaluator:
         self.atol, self.rtol = atol, rtol
         self.goldens = AttentionGoldens(target, fallback.golden, budget)
         models = stages(target.plain, target.sites) if {"rows", "incremental"} & set(paths.path.values()) else {}
-        self.rows = RowPath(target.sites, StageEngines(models, target.open, paths.sizes))
+        self.rows = RowPath(target.sites, StageEngines(models, target.open, paths.sizes, target.sites.turned))
         self.suffix = SuffixPath(target)
         self._weight = projection_weight(target.plain, target.sites)
         self._kinds = target.sites.kind_of_port(target.table)
@@ -151,7 +151,8 @@ class AttentionEvaluator:
     ) -> Iterator[Evaluated]:
         rows = rows[np.argsort(injections.image[rows], kind="stable")]
         at = rows, point[rows]
-        injected = FaultyElements(kind, injections.image[rows], injections.ports.index[at], injections.ports.faulty[at])
+        index = self.target.sites.index_in(kind, injections.ports.index[at])
+        injected = FaultyElements(kind, injections.image[rows], index, injections.ports.faulty[at])
         self._check(injected, injections.ports.golden[at], goldens)
         evaluate = {"incremental": self._incremental, "rows": self._exact, "suffix": self._from_site}
         for start in range(0, len(rows), self._chunk):

@@ -43,7 +43,8 @@ def prove_attention(
         return AttentionRecord(sizes={}, sites={}, why=str(error))
     finally:
         source.close()
-    sizes = proven(stages(target.plain, target.sites), target.open, list(goldens.values()), seed)
+    turned = target.sites.turned
+    sizes = proven(stages(target.plain, target.sites), target.open, list(goldens.values()), seed, turned)
     sites = {kind: _proved(target, fallback, kind, sizes, goldens, faults, rng) for kind in KINDS}
     return AttentionRecord(sizes={use: list(batch_sizes) for use, batch_sizes in sizes.items()}, sites=sites, why="")
 
@@ -104,7 +105,14 @@ def random_flips(
     large = np.arange(faults) < round(loud * faults)
     written = np.where(large, rng.choice(np.array(loud_words(site.format, rng), np.uint32), size=faults), none)
     port = np.full(faults, target.table.ports[site.name], np.int64)
-    feed = PortFeed(port, index, np.where(large, none, ~none), written, np.where(large, none, flips), words)
+    feed = PortFeed(
+        port,
+        target.sites.stored_index(kind, index),
+        np.where(large, none, ~none),
+        written,
+        np.where(large, none, flips),
+        words,
+    )
     return Injections(image, feed)
 
 
@@ -124,7 +132,8 @@ def _share_of_bound(
     never = np.zeros(len(fallback.golden))
     evaluator = AttentionEvaluator(target, fallback, AttentionPaths({kind: "rows"}, sizes), never, 0.0)
     try:
-        injected = FaultyElements(kind, injections.image, injections.ports.index[:, 0], injections.ports.faulty[:, 0])
+        index = target.sites.index_in(kind, injections.ports.index[:, 0])
+        injected = FaultyElements(kind, injections.image, index, injections.ports.faulty[:, 0])
         columns, before = evaluator.rows.columns(injected, goldens), evaluator.rows.golden_columns(injected, goldens)
     finally:
         evaluator.close()

@@ -45,7 +45,7 @@ class AttentionTarget:
 
 @dataclass
 class ImageGolden:
-    """One image's tensors, in the sites' shapes. ``notes``: what others worked out from them, kept as long as they."""
+    """One image's tensors, as `AttentionSites.shape` has them. ``notes``: what others worked out from them, kept as long."""
 
     image: int
     tensors: dict[str, NDArray[np.float32]]
@@ -111,7 +111,10 @@ class AttentionGoldens:
         self.runs += 1
         goldens = {}
         for position, image in enumerate(images):
-            tensors = {kind: outputs[f"{target.sites.site[kind].tensor}/live"][position].copy() for kind in KINDS}
+            tensors = {
+                kind: target.sites.turn(kind, outputs[f"{target.sites.site[kind].tensor}/live"][position].copy())
+                for kind in KINDS
+            }
             if not np.array_equal(as_words(tensors["proj"]), as_words(self.golden[image])):
                 raise NotDeterministic(
                     f"image row {image}: the twin with its inner tensors as outputs does not give its golden output"

@@ -15,7 +15,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
+from testbed.core.arrays import Float32s, Int64s
 from testbed.core.site import Site, SiteTable
+from testbed.instrument.sites.named import is_own
 from testbed.instrument.sites.pattern_graph import LAYOUT
 from testbed.instrument.slicing import backward_slice, descendants
 
@@ -29,12 +31,44 @@ Dims = Sequence[int | str]
 @dataclass(frozen=True)
 class AttentionSites:
     """Sites by kind: q, k, v (H, N, d); scores, softmax (H, N, N) or, of differential attention, (2H, N, N); context
-    (N, H d); proj (N, D)."""
+    (N, H d); proj (N, D).
+
+    turned: of a user's own file k is (H, d, N), as it enters the product. by_rows: these are the shapes; of others only
+    what comes after a site can be told from what comes before it.
+    """
 
     site: Mapping[str, Site]
     heads: int
     tokens: int
     head_width: int
+    turned: bool = False
+    by_rows: bool = True
+
+    def shape(self, kind: str) -> tuple[int, ...]:
+        """The site's shape, k's with the tokens before the width."""
+        shape = self.site[kind].shape
+        return (*shape[:-2], shape[-1], shape[-2]) if self._is_turned(kind) else shape
+
+    def turn(self, kind: str, tensor: Float32s) -> Float32s:
+        """A tensor (..., a, b) of the site as the evaluation takes it, or of that as it is stored."""
+        return np.ascontiguousarray(tensor.swapaxes(-1, -2)) if self._is_turned(kind) else tensor
+
+    def index_in(self, kind: str, index: Int64s) -> Int64s:
+        """Flat indices in `shape` of those in the site's own."""
+        return self._turned_index(kind, index, self.site[kind].shape, self.shape(kind))
+
+    def stored_index(self, kind: str, index: Int64s) -> Int64s:
+        """Flat indices in the site's own shape of those in `shape`."""
+        return self._turned_index(kind, index, self.shape(kind), self.site[kind].shape)
+
+    def _is_turned(self, kind: str) -> bool:
+        return self.turned and kind == "k"
+
+    def _turned_index(self, kind: str, index: Int64s, before: tuple[int, ...], after: tuple[int, ...]) -> Int64s:
+        if not self._is_turned(kind):
+            return index
+        *led, row, column = np.unravel_index(index, before)
+        return np.ravel_multi_index((*led, column, row), after).astype(np.int64)
 
     def kind_of_port(self, table: SiteTable) -> NDArray[np.int64]:
         """(ports,) number in KINDS of each of the table's ports; -1 for other sites."""
@@ -50,35 +84,45 @@ def attention_sites(table: SiteTable, plain: bytes) -> AttentionSites | None:
         if site.where == "activation" and match:
             modules.setdefault(match["module"], {})[match["kind"]] = site
     whole = [sites for sites in modules.values() if len(sites) == len(KINDS)]
-    if len(whole) != 1 or any(site.format_name != "fp32" for site in whole[0].values()):
+    if len(whole) != 1 or any(site.format_name != "fp32" or site.joined for site in whole[0].values()):
         return None
     (sites,) = whole
-    outputs = onnx.load_from_string(plain).graph.output
-    if [value.name for value in outputs] != [sites["proj"].tensor] or len(sites["q"].shape) != 3:
+    proto = onnx.load_from_string(plain)
+    own = is_own(proto)
+    if [value.name for value in proto.graph.output] != [sites["proj"].tensor]:
         return None
+    if len(sites["q"].shape) != 3:
+        return None if own else AttentionSites(sites, 1, 1, 1, by_rows=False)
     heads, tokens, width = sites["q"].shape
+    turned = not own and sites["k"].shape == (heads, width, tokens) != (heads, tokens, width)
     maps = ((heads, tokens, tokens), (2 * heads, tokens, tokens))
     fits = (
-        sites["k"].shape == sites["v"].shape == (heads, tokens, width)
+        (turned or sites["k"].shape == (heads, tokens, width))
+        and sites["v"].shape == (heads, tokens, width)
         and sites["scores"].shape == sites["softmax"].shape
         and sites["scores"].shape in maps
         and sites["context"].shape == (tokens, heads * width)
         and sites["proj"].shape[0] == tokens > 1
     )
-    return AttentionSites(sites, heads, tokens, width) if fits else None
+    if fits:
+        return AttentionSites(sites, heads, tokens, width, turned)
+    return None if own else AttentionSites(sites, heads, tokens, width, by_rows=False)
 
 
 def stages(plain: bytes, sites: AttentionSites) -> dict[str, bytes]:
     """Stage -> a graph of its own, inputs in the order of use; a stage that only works at the file's shapes is left out.
 
-    scores: q (B, H, R, d), k (B, H, C, d) -> (B, H, R, C). softmax: (B, H, R, N) -> the same. heads: softmax
-    (B, H, R, N), v (B, H, N, C) -> (B, H, R, C). proj: context (B, R, H d) -> (B, R, D).
+    scores: q (B, H, R, d), k (B, H, C, d), or (B, H, d, C) where it is stored so -> (B, H, R, C). softmax: (B, H, R, N) ->
+    the same. heads: softmax (B, H, R, N), v (B, H, N, C) -> (B, H, R, C). proj: context (B, R, H d) -> (B, R, D).
     """
+    if not sites.by_rows:
+        return {}
     proto = onnx.load_from_string(plain)
     tensor = {kind: site.tensor for kind, site in sites.site.items()}
+    keys: Dims = ("b", "h", "d", "n") if sites.turned else ("b", "h", "n", "d")
     maps: Dims = ("b", "h", "r", "n")
     wanted: dict[str, tuple[dict[str, Dims], str, Dims]] = {
-        "scores": ({tensor["q"]: ("b", "h", "r", "d"), tensor["k"]: ("b", "h", "n", "d")}, tensor["scores"], maps),
+        "scores": ({tensor["q"]: ("b", "h", "r", "d"), tensor["k"]: keys}, tensor["scores"], maps),
         "softmax": ({tensor["scores"]: maps}, tensor["softmax"], maps),
         "heads": (
             {tensor["softmax"]: maps, tensor["v"]: ("b", "h", "n", "c")},

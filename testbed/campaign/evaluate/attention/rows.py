@@ -187,7 +187,7 @@ class RowPath:
         return _changed(injection, token, before, after)
 
     def _groups(self, faulty: FaultyElements, goldens: Mapping[int, ImageGolden]) -> Iterator[_Group]:
-        head, row, column = np.unravel_index(faulty.index, self.sites.site[faulty.kind].shape)
+        head, row, column = np.unravel_index(faulty.index, self.sites.shape(faulty.kind))
         key = faulty.image * self.sites.heads + head
         order = np.argsort(key, kind="stable")
         for members in np.split(order, np.flatnonzero(np.diff(key[order])) + 1):

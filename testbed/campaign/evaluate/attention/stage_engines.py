@@ -49,21 +49,26 @@ class _Stage(NamedTuple):
 class StageEngines(Closing):
     """Raises EngineError where the engine refuses a stage. ``sizes``: empty for a use that is not to be relied on."""
 
-    def __init__(self, models: Mapping[str, bytes], open_engine: OpenRunner, sizes: Sizes) -> None:
+    def __init__(
+        self, models: Mapping[str, bytes], open_engine: OpenRunner, sizes: Sizes, turned: bool = False
+    ) -> None:
+        """Opens an engine per stage. turned: that of the scores takes keys (d, N)."""
         self.sizes: dict[str, list[int]] = {use: list(sizes.get(use, ())) for use in USES}
         self._stages = {name: _opened(model, open_engine) for name, model in models.items()}
+        self._turned = turned
 
     def can(self, *uses: str) -> bool:
         return all(self.sizes[use] for use in uses)
 
     def score_rows(self, q: Float32s, keys: Float32s) -> Float32s:
         """Computes rows of the scores. q (n, d), keys (N, d) -> scores (n, N)."""
-        return self._rows("scores", q, lambda rows: (rows, keys))
+        operand = self._keys(keys)
+        return self._rows("scores", q, lambda rows: (rows, operand))
 
     def score_columns(self, queries: Float32s, k: Float32s) -> Float32s:
         """Computes columns of the scores. queries (N, d), k (n, d) -> scores (N, n)."""
         columns = [
-            self._run("scores", queries, padded)[:, :count]
+            self._run("scores", queries, self._keys(padded))[:, :count]
             for padded, count in _padded(k, self.sizes["scores.columns"])
         ]
         return np.concatenate(columns, axis=1)
@@ -92,6 +97,9 @@ class StageEngines(Closing):
         for stage in self._stages.values():
             stage.runner.close()
 
+    def _keys(self, keys: Float32s) -> Float32s:
+        return np.ascontiguousarray(keys.T) if self._turned else keys
+
     def _rows(self, name: str, rows: Float32s, operands: Callable[[Float32s], tuple[Float32s, ...]]) -> Float32s:
         return np.concatenate(
             [self._run(name, *operands(padded))[:count] for padded, count in _padded(rows, self.sizes[f"{name}.rows"])]
@@ -104,13 +112,19 @@ class StageEngines(Closing):
         return results.reshape(results.shape[-2:])
 
 
-def proven(models: Mapping[str, bytes], open_engine: OpenRunner, goldens: Sequence[ImageGolden], seed: int) -> Sizes:
+def proven(
+    models: Mapping[str, bytes],
+    open_engine: OpenRunner,
+    goldens: Sequence[ImageGolden],
+    seed: int,
+    turned: bool = False,
+) -> Sizes:
     """The sizes at which each use of a stage gives the whole twin's bits for random rows of these images' goldens."""
     tokens = goldens[0]["context"].shape[0]
     sizes: dict[str, list[int]] = {use: [] for use in USES}
     for name, model in models.items():
         try:
-            stages = StageEngines({name: model}, open_engine, {})
+            stages = StageEngines({name: model}, open_engine, {}, turned)
         except EngineError:
             continue
         with stages:

@@ -36,7 +36,7 @@ class SuffixPath:
             images = pad_rows(part.image, batch, int(part.image[0])).tolist()
             feeds = {name: self._golden(name, images, goldens) for name in inputs}
             flat = as_words(feeds[self.target.sites.site[faulty.kind].tensor].reshape(batch, -1))
-            flat[np.arange(len(part)), part.index] = part.words
+            flat[np.arange(len(part)), self.target.sites.stored_index(faulty.kind, part.index)] = part.words
             parts.append(runner.run(feeds)[output][: len(part)])
         return np.concatenate(parts)
 
@@ -48,7 +48,8 @@ class SuffixPath:
     def _golden(self, name: str, images: list[int], goldens: Mapping[int, ImageGolden]) -> Float32s:
         if name == self._input_name:
             return self.target.inputs(np.array(images, np.int64))
-        return np.stack([goldens[image][self._kind_of[name]] for image in images])
+        kind = self._kind_of[name]
+        return np.stack([self.target.sites.turn(kind, goldens[image][kind]) for image in images])
 
     def _opened(self, kind: str) -> tuple[Runner, list[str]]:
         if kind not in self._runners:
