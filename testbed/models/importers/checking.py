@@ -202,7 +202,11 @@ def _vit_pytorch(imported: ImportedModel) -> nn.Module:
 def _simple_vit(imported: ImportedModel) -> nn.Module:
     library: Any = import_module("vit_pytorch")
     c = imported.config
-    model = library.SimpleViT(**_vit_pytorch_sizes(c))
+    if c.registers:
+        module: Any = import_module("vit_pytorch.simple_vit_with_register_tokens")
+        model = module.SimpleViT(**_vit_pytorch_sizes(c), num_register_tokens=c.registers)
+    else:
+        model = library.SimpleViT(**_vit_pytorch_sizes(c))
     _set_eps(model, c.norm_eps)
     return _filled(model, imported.tensors)
 

@@ -67,6 +67,7 @@ VIT_PYTORCH_SIMPLE = replace(
     final={"tokens": ("transformer.norm", "linear_head")},
     fixed_positions=True,
     proj_bias=False,
+    registers="register_tokens",
 )
 TIMM = Layout(
     name="timm",

@@ -68,6 +68,17 @@ def test_distilled_deit_of_timm(tmp_path, no_embed_class):
     check_against_library(imported).raise_if_failed()
 
 
+def test_simple_vit_with_registers_of_vit_pytorch(tmp_path):
+    """The library puts them behind the patches; without positions their place makes no difference."""
+    module = pytest.importorskip("vit_pytorch.simple_vit_with_register_tokens")
+    sizes = {"image_size": 8, "patch_size": 2, "num_classes": 5, "dim": 24, "depth": 2, "heads": 3, "mlp_dim": 40}
+    library = lively(module.SimpleViT(**sizes, dim_head=8, num_register_tokens=3))
+    imported = import_weights(saved(tmp_path, library.state_dict()), heads=3, image=8)
+    assert imported.config.registers == 3
+    assert difference(imported, library) < 1e-5
+    check_against_library(imported).raise_if_failed()
+
+
 SIZES: dict[str, Any] = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "image_size": 8}
 SIZES |= {"patch_size": 2}
 LABELS = {"num_labels": 5}

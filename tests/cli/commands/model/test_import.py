@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from PIL import Image
 
 from testbed.cli.main import cli
+from testbed.data.torchvision_import import imagenet_names
 from testbed.golden.source import dataset_of
 from testbed.models.importers import LAYOUT_NAMES, export_vit_pytorch, import_weights
 from testbed.models.presets import preset
@@ -180,6 +182,30 @@ def test_a_check_that_fails_writes_nothing(tmp_path):
     done = command("import", file, *wrong)
     assert done.exit_code == 0
     assert re.search(r"activation +│ relu +│ stated +│ config.json says gelu", done.stdout)
+
+
+def test_some_of_imagenets_folders_fit_a_model_of_all_its_classes(tmp_path):
+    """The names beside the weights have no WordNet ids, as Hugging Face's have not."""
+    library = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 3, "intermediate_size": 7}
+    config = library.ViTConfig(image_size=8, patch_size=4, id2label=dict(enumerate(imagenet_names())), **sizes)
+    library.ViTForImageClassification(config).save_pretrained(tmp_path / "weights")
+    for name in ("n02110341", "n01440764"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        Image.fromarray(np.zeros((8, 9, 3), np.uint8)).save(tmp_path / "photos" / name / "0.png")
+    done = command(
+        *("import", tmp_path / "weights", "--run", tmp_path / "run", "--data", f"imagefolder:{tmp_path / 'photos'}"),
+        *("--preprocess", "half", "--json"),
+    )
+    assert done.exit_code == 0, done.stderr
+    told = {row["key"]: (row["value"], row["from"]) for row in json.loads(done.stdout)["told"]}
+    assert told["class order"] == (
+        "n01440764 tench, n01443537 goldfish, n01484850 great white shark, ... (1000)",
+        "config.json",
+    )
+    dataset = dataset_of(open_model_run(tmp_path / "run"))
+    assert sorted(set(dataset.test.labels.tolist())) == [0, 251]
+    assert dataset.classes[251] == "n02110341 dalmatian"
 
 
 def test_preprocessing_beside_the_weights_is_used_and_told(tmp_path, weights):
