@@ -172,6 +172,13 @@ def test_rows_keep_the_order_of_execution_when_blocks_differ() -> None:
     assert grid.sites["head", "head"] == "head"
 
 
+def test_tokens_and_norms_before_the_blocks_stand_before_them() -> None:
+    early = ["cls_token", "dist_token", "registers", "pos_embed", "embed_norm.weight"]
+    grid = SiteGrid.of([*early, "block.0.attn.layerscale", "head_dist", "head"])
+    assert {grid.sites[name, "embed"] for name in early} == set(early)
+    assert grid.rows == (*early, "attn.layerscale", "head_dist", "head")
+
+
 @given(st.lists(st.floats(0, 1), min_size=1), st.floats(0, 1), st.floats(0, 1))
 def test_colour_classes_ascend_and_zero_is_none_of_them(rates: list[float], a: float, b: float) -> None:
     scale = ColourScale.reaching(rates)

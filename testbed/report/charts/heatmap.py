@@ -15,7 +15,10 @@ from testbed.report.formatting import bounds, compact, compact_interval, rate, s
 LEVELS = 9  # classes of the colour scale; the style sheet has as many colours
 _STEPS = (1, 1.5, 2, 3, 5, 7)
 _BLOCK = re.compile(r"^block\.(\d+)\.(.+)$")
-_BEFORE = ("patch_embed", "embed", "cls_token", "pos_embed", "pos_row", "pos_column")
+_BEFORE = (
+    *("patch_embed", "embed", "embed_norm"),
+    *("cls_token", "dist_token", "registers", "pos_embed", "pos_row", "pos_column"),
+)
 _ROW, _HEADER, _WIDEST, _GAP, _LETTER = 30, 26, 68, 7, 6.7  # pixels
 _PAGE, _TOTAL = 1060, "whole block"
 
