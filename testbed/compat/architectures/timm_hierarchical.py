@@ -54,7 +54,7 @@ HIERARCHICAL = (
     ),
     _timm(
         *("twins-svt", "Twins", 8, "twins_svt_small", 64),
-        img_size=64, depths=(2, 2, 2, 2), mlp_ratios=(2, 2, 2, 2), wss=(4, 4, 4, 4), exportable=True, **_FOUR,
+        img_size=64, depths=(2, 2, 2, 2), mlp_ratios=(2, 2, 2, 2), wss=(4, 4, 2, 2), exportable=True, **_FOUR,
     ),
     _timm("pvtv2", "PVTv2", 4, "pvt_v2_b0", 64, depths=(1, 1, 1, 1), **_FOUR),
     _timm("pvtv2-linear", "PVTv2", 4, "pvt_v2_b2_li", 64, depths=(1, 1, 1, 1), **_FOUR),

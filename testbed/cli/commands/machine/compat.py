@@ -64,7 +64,7 @@ def compat(
 ) -> None:
     """Build, export and check models of timm, transformers, torchvision and vit-pytorch: a support matrix.
 
-    Each model is small and has random weights; nothing is downloaded. All of them take about half an hour. A model that
+    Each model is small and has random weights; nothing is downloaded. All of them take an hour or so. A model that
     fails is a cell of the matrix with its reason, and the others go on.
     """
     from testbed.compat.architectures.catalogue import choose
