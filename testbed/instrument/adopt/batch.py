@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from testbed.core.errors import EngineError, UsageError
+from testbed.instrument.adopt.batch_axis import opened_along_axes
 from testbed.instrument.probe import Probe, open_probe, open_weightless
 from testbed.instrument.shapes import gives_rows, input_shape, model_input
 from testbed.instrument.sites.fused import graph_of
@@ -41,11 +42,13 @@ def with_dynamic_batch(proto: ModelProto) -> tuple[ModelProto, str]:
     if trouble is None:
         return proto, ""
     held = f"fixed at {declared}" if declared else f"said to be dynamic but held to {_counted(trouble.held)}"
-    try:
-        if trouble.held and _is_proven(proto, dynamic := _rewritten(proto, trouble.held), trouble.held):
-            return dynamic, f"its batch, {held}, is made dynamic; checked to give the same rows"
-    except EngineError:
-        pass
+    for rewrite in (_rewritten, _rewritten_along_axes) if trouble.held == 1 else (_rewritten,) if trouble.held else ():
+        try:
+            dynamic = rewrite(proto, trouble.held)
+            if _is_proven(proto, dynamic, trouble.held):
+                return dynamic, f"its batch, {held}, is made dynamic; checked to give the same rows"
+        except EngineError:
+            continue
     if trouble.held != 1:
         raise UsageError(f"{trouble.why}; {_ADVICE}")
     return _declared_as_one(proto), (
@@ -153,13 +156,25 @@ def _rows(runner: Probe, proto: ModelProto, images: NDArray[np.float32]) -> NDAr
     return runner.run({value.name: images.astype(dtype)})[proto.graph.output[0].name].astype(np.float64)
 
 
-def _rewritten(fixed: ModelProto, held: int) -> ModelProto:
+def _declared_dynamic(fixed: ModelProto) -> ModelProto:
     proto = ModelProto()
     proto.CopyFrom(fixed)
     for value in (model_input(proto), *proto.graph.output):
         if value.type.tensor_type.shape.dim:
             value.type.tensor_type.shape.dim[0].dim_param = BATCH
     del proto.graph.value_info[:]  # they speak of one image
+    return proto
+
+
+def _rewritten_along_axes(fixed: ModelProto, held: int) -> ModelProto:
+    """Of a model of one image."""
+    proto = _declared_as_one(fixed)
+    opened_along_axes(proto)
+    return _declared_dynamic(proto)
+
+
+def _rewritten(fixed: ModelProto, held: int) -> ModelProto:
+    proto = _declared_dynamic(fixed)
     graph = graph_of(fixed)
     nodes = []
     for node in proto.graph.node:

@@ -15,12 +15,21 @@ from onnx import helper
 from testbed.core.errors import UsageError
 from testbed.instrument.adopt.file import adopt
 from tests.support.exporters import randomised, written
-from tests.support.libraries import LIBRARIES, SITES
+from tests.support.libraries import LIBRARIES, SITES, imported
 from tests.support.onnx_files import by_hand, file_of, logits, site_names, torch_logits
 
 
-@pytest.mark.parametrize("name", ["timm", "hugging face"])
-@pytest.mark.parametrize("exporter", ["dynamo", "torchscript"])
+@pytest.mark.parametrize(
+    ("name", "exporter"),
+    [
+        ("timm", "torchscript"),
+        ("timm", "dynamo"),
+        ("torchvision", "torchscript"),  # whose attention puts the tokens before the images
+        pytest.param("torchvision", "dynamo", marks=pytest.mark.slow),
+        pytest.param("hugging face", "torchscript", marks=pytest.mark.slow),
+        pytest.param("hugging face", "dynamo", marks=pytest.mark.slow),
+    ],
+)
 def test_a_batch_fixed_at_one_is_made_dynamic(
     images: NDArray, session: Any, tmp_path: Path, name: str, exporter: str
 ) -> None:
@@ -34,25 +43,16 @@ def test_a_batch_fixed_at_one_is_made_dynamic(
     np.testing.assert_allclose(logits(session, adopted.plain, images), wanted, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("declares", ["1", "N"])
-def test_a_batch_of_one_that_cannot_be_made_dynamic_is_run_one_image_at_a_time(
-    images: NDArray, session: Any, tmp_path: Path, declares: str
-) -> None:
-    """torchvision's attention puts the tokens before the images."""
-    model = randomised(LIBRARIES["torchvision"].model())
-    proto = onnx.load(written(model, tmp_path / "vit.onnx", "torchscript", batch=1))
-    if declares == "N":
-        for value in (proto.graph.input[0], proto.graph.output[0]):
-            value.type.tensor_type.shape.dim[0].dim_param = "N"
-    onnx.save(proto, tmp_path / "vit.onnx")
-    adopted = adopt(tmp_path / "vit.onnx")
-    (change,) = adopted.changes
-    assert "cannot be made dynamic: one image, and one fault, is run at a time; to run more, export it with a" in change
-    assert site_names(adopted.plain) == SITES
-    wanted = torch_logits(model, images)
-    for row in range(3):
-        computed = logits(session, adopted.plain, images[row : row + 1])
-        np.testing.assert_allclose(computed, wanted[row : row + 1], rtol=0, atol=1e-5)
+@pytest.mark.parametrize("exporter", ["torchscript", pytest.param("dynamo", marks=pytest.mark.slow)])
+def test_windows_joined_to_images_are_opened(images: NDArray, session: Any, tmp_path: Path, exporter: str) -> None:
+    """A Swin of 8 x 8 patches in four windows, every other block's shifted."""
+    swin = imported("timm.models.swin_transformer").SwinTransformer(
+        img_size=16, patch_size=2, window_size=4, embed_dim=16, depths=(2, 2), num_heads=(2, 2), num_classes=5
+    )
+    model = randomised(swin)
+    adopted = adopt(written(model, tmp_path / "swin.onnx", exporter, batch=1))
+    assert "its batch, fixed at 1, is made dynamic; checked to give the same rows" in adopted.changes
+    np.testing.assert_allclose(logits(session, adopted.plain, images), torch_logits(model, images), rtol=0, atol=1e-4)
 
 
 def test_a_batch_that_is_dynamic_in_name_only_is_one_of_one(images: NDArray, session: Any, tmp_path: Path) -> None:

@@ -118,6 +118,18 @@ def test_a_model_past_two_gigabytes_is_read_and_not_taken_in(tmp_path: Path) -> 
         adopt(file)
 
 
+def weights_of(lean: ModelProto) -> dict[str, str]:
+    """Hash of each weight that is on disk."""
+    hashes = {}
+    for tensor in lean.graph.initializer:
+        if (stored := stored_of(tensor)) is not None:
+            digest = hashlib.sha256()
+            for chunk in stored.chunks():
+                digest.update(chunk)
+            hashes[tensor.name] = digest.hexdigest()
+    return hashes
+
+
 @pytest.mark.slow
 def test_it_is_written_with_its_weights_beside_it(tmp_path: Path, session: Any) -> None:
     lean, _ = read_model(past_two_gigabytes(tmp_path))
@@ -125,4 +137,4 @@ def test_it_is_written_with_its_weights_beside_it(tmp_path: Path, session: Any) 
     assert (tmp_path / "copy" / "big.onnx").stat().st_size < 2**20
     again, beside = read_model(tmp_path / "copy" / "big.onnx")
     assert beside
-    assert model_sha256(again) == model_sha256(lean)
+    assert weights_of(again) == weights_of(lean)
