@@ -21,7 +21,7 @@ _STEM = "testbed/batch"
 
 
 @dataclass(frozen=True)
-class _Place:
+class _Position:
     """Where the images are: the axis, and how many numbers of it lie before each image: 5 where 5 tokens of each image are
     put into one axis, tokens first."""
 
@@ -33,21 +33,21 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 def opened_along_axes(proto: ModelProto) -> None:
-    """Opens what holds a model of one image to it, changing the model in place. Raises EngineError as its engine does."""
+    """Opens what holds a model of one image to it, changing the model in dimension. Raises EngineError as its engine does."""
     live = descendants(proto, model_input(proto).name) | {model_input(proto).name}
     names = [name for node in proto.graph.node for name in node.output if name in live]
     shapes = measured_shapes(proto, names, 1)
     dims = [dim.dim_value for dim in model_input(proto).type.tensor_type.shape.dim]
     shapes[model_input(proto).name] = (1, *dims[1:])
-    axes = {model_input(proto).name: _Place(0)}
+    axes = {model_input(proto).name: _Position(0)}
     constants = _Constants(proto)
     nodes: list[NodeProto] = []
     for node in proto.graph.node:
         source = next((name for name in node.input if name in axes), None)
         if source is not None and node.op_type not in FROM_SHAPE:
             for output in node.output:
-                place = _place_after(node, axes[source], shapes[source], shapes.get(output), constants)
-                if place is not None:
+                dimension = _position_after(node, axes[source], shapes[source], shapes.get(output), constants)
+                if dimension is not None:
                     axes[output] = place
             nodes += _opened(node, axes, shapes, constants)
         nodes.append(node)
@@ -80,23 +80,23 @@ class _Constants:
         return name
 
 
-def _place_after(
-    node: NodeProto, place: _Place, before: tuple[int, ...], after: tuple[int, ...] | None, constants: _Constants
-) -> _Place | None:
+def _position_after(
+    node: NodeProto, dimension: _Position, before: tuple[int, ...], after: tuple[int, ...] | None, constants: _Constants
+) -> _Position | None:
     """Where the images are behind an operator; None where that is not known."""
     if after is None:
         return None
     if node.op_type in ("Reshape", "Flatten"):
-        return _reshaped(place, before, after)
-    axis = _axis_after(node, place.axis, before, after, constants)
-    return None if axis is None else _Place(axis, place.inner)
+        return _reshaped(dimension, before, after)
+    axis = _axis_after(node, dimension.axis, before, after, constants)
+    return None if axis is None else _Position(axis, dimension.inner)
 
 
-def _reshaped(place: _Place, before: tuple[int, ...], after: tuple[int, ...]) -> _Place | None:
+def _reshaped(dimension: _Position, before: tuple[int, ...], after: tuple[int, ...]) -> _Position | None:
     """As many numbers lie before each image as did. Of several axes that can be, the last is that of features: no images'."""
-    ahead = math.prod(before[: place.axis]) * place.inner
-    led = [_Place(axis) for axis in range(len(after)) if math.prod(after[:axis]) == ahead]
-    trailed = [_Place(axis, after[axis]) for axis in range(len(after)) if math.prod(after[: axis + 1]) == ahead]
+    ahead = math.prod(before[: dimension.axis]) * dimension.inner
+    led = [_Position(axis) for axis in range(len(after)) if math.prod(after[:axis]) == ahead]
+    trailed = [_Position(axis, after[axis]) for axis in range(len(after)) if math.prod(after[: axis + 1]) == ahead]
     possible = [*led, *trailed]
     return next((other for other in possible if other.axis < len(after) - 1), next(iter(possible), None))
 
@@ -113,21 +113,21 @@ def _axis_after(
         if listed is None or len(after) == len(before):
             return axis
         rank = max(len(before), len(after))
-        places = sorted(place % rank for place in listed)
+        dimensions = sorted(dimension % rank for dimension in listed)
         if node.op_type == "Unsqueeze":
-            kept = [place for place in range(rank) if place not in places]
+            kept = [dimension for dimension in range(rank) if dimension not in dimensions]
             return kept[axis]
-        return None if axis in places else axis - sum(place < axis for place in places)
+        return None if axis in dimensions else axis - sum(dimension < axis for dimension in dimensions)
     if node.op_type == "Gather":
         along = next((a.i for a in node.attribute if a.name == "axis"), 0) % len(before)
         if along == axis:
             return None
         return axis + len(after) - len(before) if along < axis else axis
-    place = axis + len(after) - len(before)
-    return place if 0 <= place < len(after) else None
+    dimension = axis + len(after) - len(before)
+    return dimension if 0 <= dimension < len(after) else None
 
 
-def _opened(node: NodeProto, axes: dict[str, _Place], shapes: Shapes, constants: _Constants) -> list[NodeProto]:
+def _opened(node: NodeProto, axes: dict[str, _Position], shapes: Shapes, constants: _Constants) -> list[NodeProto]:
     """Changes a node that holds the images to one. Returns nodes that must come before it."""
     output = node.output[0]
     if output not in axes:
@@ -149,23 +149,23 @@ def _opened(node: NodeProto, axes: dict[str, _Place], shapes: Shapes, constants:
     return []
 
 
-def _widened(node: NodeProto, axis: int, axes: dict[str, _Place], constants: _Constants) -> list[NodeProto]:
+def _widened(node: NodeProto, axis: int, axes: dict[str, _Position], constants: _Constants) -> list[NodeProto]:
     """Nodes that repeat what does not carry the images as often as there are images."""
     like = next(name for name in node.input if name in axes)
     made = []
     for position, name in enumerate(node.input):
         if name not in axes:
             stem = f"{_STEM}/{node.output[0]}/{position}"
-            place = constants.make(f"{node.output[0]}/{position}/axis", [axis])
+            dimension = constants.make(f"{node.output[0]}/{position}/axis", [axis])
             first, behind, last = (
                 constants.make(f"{node.output[0]}/{position}/{part}", [number])
                 for part, number in (("first", 0), ("behind", axis + 1), ("last", 2**31 - 1))
             )
             made += [
                 helper.make_node("Shape", [like], [f"{stem}/like"]),
-                helper.make_node("Gather", [f"{stem}/like", place], [f"{stem}/images"]),
+                helper.make_node("Gather", [f"{stem}/like", dimension], [f"{stem}/images"]),
                 helper.make_node("Shape", [name], [f"{stem}/whole"]),
-                helper.make_node("Slice", [f"{stem}/whole", first, place], [f"{stem}/before"]),
+                helper.make_node("Slice", [f"{stem}/whole", first, dimension], [f"{stem}/before"]),
                 helper.make_node("Slice", [f"{stem}/whole", behind, last], [f"{stem}/after"]),
                 helper.make_node(
                     "Concat", [f"{stem}/{p}" for p in ("before", "images", "after")], [f"{stem}/shape"], axis=0
