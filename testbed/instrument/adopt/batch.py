@@ -167,7 +167,7 @@ def _declared_dynamic(fixed: ModelProto) -> ModelProto:
 
 
 def _rewritten_along_axes(fixed: ModelProto, held: int) -> ModelProto:
-    """Of a model of one image."""
+    """Rewrite a model of one image, whatever axis the images are in."""
     proto = _declared_as_one(fixed)
     opened_along_axes(proto)
     return _declared_dynamic(proto)

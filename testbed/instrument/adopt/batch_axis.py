@@ -33,7 +33,7 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 def opened_along_axes(proto: ModelProto) -> None:
-    """Opens what holds a model of one image to it, changing the model in dimension. Raises EngineError as its engine does."""
+    """Opens what holds a model of one image to it, changing the model in place. Raises EngineError as its engine does."""
     live = descendants(proto, model_input(proto).name) | {model_input(proto).name}
     names = [name for node in proto.graph.node for name in node.output if name in live]
     shapes = measured_shapes(proto, names, 1)
@@ -48,7 +48,7 @@ def opened_along_axes(proto: ModelProto) -> None:
             for output in node.output:
                 dimension = _position_after(node, axes[source], shapes[source], shapes.get(output), constants)
                 if dimension is not None:
-                    axes[output] = place
+                    axes[output] = dimension
             nodes += _opened(node, axes, shapes, constants)
         nodes.append(node)
     del proto.graph.node[:]
