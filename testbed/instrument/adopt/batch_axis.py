@@ -93,7 +93,10 @@ def _position_after(
 
 
 def _reshaped(dimension: _Position, before: tuple[int, ...], after: tuple[int, ...]) -> _Position | None:
-    """As many numbers lie before each image as did. Of several axes that can be, the last is that of features: no images'."""
+    """Find the images behind a reshape: as many numbers lie before each as did.
+
+    Of several axes that can be, the last is that of features.
+    """
     ahead = math.prod(before[: dimension.axis]) * dimension.inner
     led = [_Position(axis) for axis in range(len(after)) if math.prod(after[:axis]) == ahead]
     trailed = [_Position(axis, after[axis]) for axis in range(len(after)) if math.prod(after[: axis + 1]) == ahead]
