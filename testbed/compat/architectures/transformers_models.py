@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from testbed.compat.architectures.entry import CLASSES, Architecture
+from testbed.compat.architectures.entry import CLASSES, GATED, Architecture
 from testbed.compat.architectures.imports import imported
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ TRANSFORMERS = (
     _plain("beit", "BEiT", "Beit", intermediate_size=64, use_relative_position_bias=True, **_EAGER),
     _plain("data2vec", "BEiT", "Data2VecVision", intermediate_size=64, **_EAGER),
     _plain("dinov2", "DINOv2", "Dinov2"),
-    _plain("dinov2-swiglu", "DINOv2", "Dinov2", use_swiglu_ffn=True),
+    replace(_plain("dinov2-swiglu", "DINOv2", "Dinov2", use_swiglu_ffn=True), named=GATED),
     _plain("dinov2-registers", "DINOv2", "Dinov2WithRegisters", num_register_tokens=2),
     _tower("clip", "CLIP", "CLIP"),
     _tower("siglip", "SigLIP", "Siglip"),
