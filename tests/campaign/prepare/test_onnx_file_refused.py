@@ -7,12 +7,14 @@ import importlib
 import json
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import TensorProto, helper, numpy_helper
+from torch import nn
 
 from testbed.campaign.facts import check_facts
 from testbed.campaign.prepare.onnx_file import OnnxSubject
@@ -135,17 +137,28 @@ def test_a_file_that_ends_in_softmax_has_the_tiers_of_its_own_probabilities(
     np.testing.assert_array_equal(kept, theirs)
 
 
+class Sums(nn.Module):
+    """A branch as no published model has it: running sums instead of an activation function."""
+
+    def __init__(self, in_features: int, hidden_features: int, **_: Any) -> None:
+        super().__init__()
+        self.before = nn.Linear(in_features, hidden_features)
+        self.after = nn.Linear(hidden_features, in_features)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return cast(torch.Tensor, self.after(self.before(tokens).cumsum(-1)))
+
+
 def test_sites_that_are_not_recognised_are_told(
     finished: Finished, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert finished.summary.model.not_there == []
     library = importlib.import_module("timm.models.vision_transformer")
-    gated = importlib.import_module("timm.layers").SwiGLU
     model = library.VisionTransformer(
-        img_size=16, patch_size=8, in_chans=1, num_classes=10, embed_dim=32, depth=2, num_heads=2, mlp_layer=gated
+        img_size=16, patch_size=8, in_chans=1, num_classes=10, embed_dim=32, depth=2, num_heads=2, mlp_layer=Sums
     )
     values = copy.deepcopy(finished.values)
-    values["model"]["onnx"] = str(written(model.eval(), tmp_path / "gated.onnx"))
+    values["model"]["onnx"] = str(written(model.eval(), tmp_path / "sums.onnx"))
     values["gates"]["test_accuracy"] = 0.999
     values["faults"] = [{"target": "model", "where": "activation"}]
     with pytest.raises(GateFailed, match="is the data set, or its preprocessing"):
