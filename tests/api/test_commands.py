@@ -63,6 +63,8 @@ FUNCTIONS = {
     "train --dry-run": "testbed.train_model",
 }
 WITHOUT = {
+    "compat": "it is about the models of libraries, not the user's own; a program reads `testbed compat --json`",
+    "compat --dry-run": "it lists what `testbed compat` would check",
     "circuits --dry-run": "measure_circuits refuses the same before it measures, and writes nothing unless asked to",
     "classspace --dry-run": "measure_class_space refuses the same before it measures, and writes nothing unless asked to",
     "fault lens --dry-run": "examine_campaign refuses the same before it runs a model, and a sample of 1 is quick",

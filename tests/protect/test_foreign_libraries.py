@@ -109,13 +109,27 @@ def test_so_do_they_in_every_way_to_write_one(way: str, data: str, tmp_path: Pat
     check(file, *protected(file, data, *PASSES), data)
 
 
-def test_several_outputs_are_named_with_what_to_do(data: str, tmp_path: Path) -> None:
+def test_of_several_outputs_the_logits_are_kept_or_asked_for(data: str, tmp_path: Path) -> None:
     file = exported("timm ViT", tmp_path / "vit.onnx", "torchscript")
     proto = onnx.load(file)
+    (logits,) = proto.graph.output
     hidden = next(node.output[0] for node in proto.graph.node if node.op_type == "LayerNormalization")
     proto.graph.output.append(onnx.helper.make_tensor_value_info(hidden, onnx.TensorProto.FLOAT, ["batch", 5, 32]))
     onnx.save(proto, file)
-    with pytest.raises(UsageError, match=r"has 2 outputs \(logits, .*\); export it with the logits alone"):
+    to, done = protected(file, data, "range")
+    assert [output.name for output in onnx.load(to).graph.output] == [logits.name]
+    assert done.ensured.unchanged[0].identical == 40
+    to.unlink()
+
+    classes = logits.type.tensor_type.shape.dim[1].dim_value
+    proto.graph.node.append(onnx.helper.make_node("Neg", [logits.name], ["others"]))
+    proto.graph.node.append(onnx.helper.make_node("Identity", [logits.name], ["first"]))
+    del proto.graph.output[:]
+    for name in ("first", "others"):
+        value = onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["batch", classes])
+        proto.graph.output.append(value)
+    onnx.save(proto, file)
+    with pytest.raises(UsageError, match=r"first, others"):
         protected(file, data, "range")
     assert list(tmp_path.glob("*.protected.onnx")) == []
 
