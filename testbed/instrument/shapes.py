@@ -252,12 +252,18 @@ def _stated_shape(proto: ModelProto) -> tuple[int, ...]:
     conv = next((node for node in proto.graph.node if node.op_type == "Conv" and node.input[1] in stored), None)
     if conv is not None and len(dims) == 3:
         width, channels, *patch = stored[conv.input[1]]
+        if dims[1] and dims[2]:
+            return channels, dims[1], dims[2]
         tokens = [shape[1] for shape in stored.values() if len(shape) == 3 and shape[0] == 1 and shape[2] == width]
-        for patches in (count - extra for extra in (1, 0, 2) for count in tokens):  # with a class token, or without
+        positions = max(tokens, default=0)  # the others are tokens by themselves
+        for patches in (positions - extra for extra in (1, 0, 2)):  # with a class token, without, with two
             if patches > 0 and math.isqrt(patches) ** 2 == patches:
                 side = math.isqrt(patches)
                 return channels, dims[1] or side * patch[0], dims[2] or side * patch[-1]
-    raise UsageError("the model's image size is left open, and its weights do not say it; export it with a fixed size")
+    raise UsageError(
+        "the model's image size is left open, and its weights do not say it: state it ([model] image_size = 224, or"
+        " --image-size 224 of `testbed instrument`), or export it with a fixed size"
+    )
 
 
 def _element_types(proto: ModelProto) -> dict[str, int]:

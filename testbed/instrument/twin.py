@@ -62,13 +62,15 @@ class TwinFiles:
     sites: list[TwinSite]
 
 
-def make_twin(file: Path, folder: Path, patterns: Sequence[str], mechanism: str) -> TwinFiles:
+def make_twin(
+    file: Path, folder: Path, patterns: Sequence[str], mechanism: str, image_size: int | None = None
+) -> TwinFiles:
     """Writes NAME.twin.onnx and NAME.sites.json into ``folder``, and NAME.plain.onnx where the file had to be changed.
 
-    patterns: see ``Catalogue.select``. Raises UsageError, TestbedError
+    patterns: see ``Catalogue.select``; image_size: see `adopt_lean`. Raises UsageError, TestbedError
     and EngineError as ``adopt``, ``catalogue`` and ``instrument`` do.
     """
-    adopted = adopt_lean(file)
+    adopted = adopt_lean(file, image_size=image_size)
     catalogued = catalogue_of(adopted.proto)
     if not catalogued.recognised and patterns == ("*",):
         raise UsageError(f"{file}: no ViT's attention is recognised in it; --sites all takes every tensor there is")

@@ -16,6 +16,7 @@ def instrument_model(
     *,
     sites: Sequence[str] = ("*",),
     ports: Literal["gated_replace", "xor", "op"] = "gated_replace",
+    image_size: int | None = None,
 ) -> InstrumentedFiles:
     """Give an ONNX file of a Vision Transformer a fault port at each site: write NAME.twin.onnx and NAME.sites.json.
 
@@ -24,6 +25,7 @@ def instrument_model(
         to: Folder for the files. Default: beside the file.
         sites: Patterns of site names; `"!PATTERN"` leaves sites out, and "all" takes every tensor, recognised or not.
         ports: How values are changed: in portable operators, by bit operators (opset 26), by a custom operator.
+        image_size: Height and width of the images, where the file leaves them open and its weights do not say them.
 
     Returns:
         The files, the sites, and what was changed in the file.
@@ -41,4 +43,4 @@ def instrument_model(
     from testbed.instrument.twin import make_twin
 
     path = Path(file)
-    return InstrumentedFiles(make_twin(path, path.parent if to is None else Path(to), tuple(sites), ports))
+    return InstrumentedFiles(make_twin(path, path.parent if to is None else Path(to), tuple(sites), ports, image_size))

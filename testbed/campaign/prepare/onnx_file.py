@@ -75,7 +75,7 @@ class OnnxSubject:
             folder.verify(_STAGE)
             adopted = Adopted((folder / PLAIN).read_bytes(), ())
         else:
-            adopted = adopt(path, spec.model.output)
+            adopted = adopt(path, spec.model.output, spec.model.image_size)
         dataset = _dataset(spec, onnx.load_from_string(adopted.plain), path.parent)
         if not kept or path.exists():
             adopted = judged(adopted, spec.model.onnx, len(dataset.classes))

@@ -38,6 +38,7 @@ _LATER = (
     ("protection", "on_detected", "none"),
     ("attention", "block", None),
     ("model", "output", None),
+    ("model", "image_size", None),
 )
 """Keys that came later, and what holds without them: a campaign that was begun before is the same campaign."""
 

@@ -91,6 +91,13 @@ class ModelSpec(Strict):
         description="Name of the `onnx` file's output that holds the logits, where it has several and neither their "
         "classes nor their names say which.",
     )
+    image_size: int | None = Field(
+        default=None,
+        ge=1,
+        le=8192,
+        description="Height and width of the images that the `onnx` file is fed, where it leaves them open and its weights do "
+        "not say them.",
+    )
 
     @field_validator("training")
     @classmethod
@@ -113,6 +120,8 @@ class ModelSpec(Strict):
             )
         if self.output is not None and self.onnx is None:
             raise ValueError("output is one of an ONNX file; name the file (onnx = FILE.onnx), or leave it out")
+        if self.image_size is not None and self.onnx is None:
+            raise ValueError("image_size is of an ONNX file; name the file (onnx = FILE.onnx), or leave it out")
         if self.run is not None and (others or self.training):
             raise ValueError("run names a trained model; leave out preset, overrides, recipe and training")
         if self.run is None and self.onnx is None and (self.preset is None or self.recipe is None):

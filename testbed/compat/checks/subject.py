@@ -21,7 +21,9 @@ from testbed.campaign.prepare.stages import Preparation
 from testbed.campaign.spec.campaign import parse_spec
 from testbed.compat.architectures.entry import Architecture
 from testbed.compat.seeded import MEAN, STD, write_images
+from testbed.core.errors import UsageError
 from testbed.core.site import Site, SiteTable
+from testbed.instrument.shapes import input_shape
 from testbed.instrument.sites.catalogue import Catalogue, catalogue
 
 if TYPE_CHECKING:
@@ -93,12 +95,21 @@ class CheckedExport:
         return self.engine.inputs(np.arange(len(self.engine.images)))
 
 
+def _stated_size(entry: Architecture, file: Path) -> dict[str, int]:
+    """What users have to state where neither their file nor its weights say how large images are, or say another size."""
+    try:
+        known = input_shape(onnx.load(file, load_external_data=False))[-1]
+    except UsageError:
+        known = 0
+    return {} if known == entry.image else {"image_size": entry.image}
+
+
 def _spec(entry: Architecture, file: Path, images: Path) -> dict[str, Any]:
     preprocess = {"mean": [MEAN] * entry.channels, "std": [STD] * entry.channels}
     return {
         "name": "compat",
         "seed": 0,
-        "model": {"onnx": str(file)},
+        "model": {"onnx": str(file), **_stated_size(entry, file)},
         "data": {"name": f"npz:{images}", "preprocess": preprocess},
         "tiers": {"images": [2, 2, 2, 2]},
         "faults": [{"target": TARGET, "where": where, "ops": ["flip"]} for where in ("activation", "weight")],

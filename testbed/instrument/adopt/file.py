@@ -15,7 +15,7 @@ from testbed.core.errors import TestbedError
 from testbed.export.layout import fold_transposes
 from testbed.instrument.adopt.batch import with_dynamic_batch
 from testbed.instrument.adopt.functions import inlined
-from testbed.instrument.adopt.images import with_float_images
+from testbed.instrument.adopt.images import with_float_images, with_image_size
 from testbed.instrument.adopt.outputs import with_output
 from testbed.instrument.adopt.sizes import check_memory
 from testbed.instrument.adopt.sources import read_onnx
@@ -41,9 +41,9 @@ class LeanAdopted:
     changes: tuple[str, ...]
 
 
-def adopt(path: Path, output: str | None = None) -> Adopted:
+def adopt(path: Path, output: str | None = None, image_size: int | None = None) -> Adopted:
     """`adopt_lean`, with the weights. Raises TestbedError, too, for 2 GiB and more."""
-    lean = adopt_lean(path, output)
+    lean = adopt_lean(path, output, image_size)
     if (size := size_of(lean.proto)) >= LARGEST:
         raise TestbedError(f"{path} {too_large(size)}")
     if not lean.changes:
@@ -51,12 +51,13 @@ def adopt(path: Path, output: str | None = None) -> Adopted:
     return Adopted(loaded(lean.proto).SerializeToString(deterministic=True), lean.changes)
 
 
-def adopt_lean(path: Path, output: str | None = None) -> LeanAdopted:
+def adopt_lean(path: Path, output: str | None = None, image_size: int | None = None) -> LeanAdopted:
     """Reads an ONNX file; its large weights, in it or beside it, stay where they are.
 
-    output: the name of the only one to keep; all unless stated. Raises UsageError for a path that is no file, for an
-    output that it does not have, for inputs that are no images, for tensors larger than memory and for a batch of several
-    that cannot be made dynamic, TestbedError for a file that is not ONNX, is damaged, or that ports cannot be built into.
+    output: the name of the only one to keep; all unless stated. image_size: height and width of images, where the file leaves
+    them open. Raises UsageError for a path that is no file, for an output that it does not have, for images of another size,
+    for inputs that are no images, for tensors larger than memory and for a batch of several that cannot be made dynamic,
+    TestbedError for a file that is not ONNX, is damaged, or that ports cannot be built into.
     """
     proto, changes = read_onnx(path)
     if output is not None and (change := with_output(proto, output, str(path))):
@@ -67,6 +68,8 @@ def adopt_lean(path: Path, output: str | None = None) -> LeanAdopted:
             proto = inlined(proto, str(path))
             changes.append("its functions are inlined")
         changes += with_float_images(proto)
+    if image_size is not None and (change := with_image_size(proto, image_size, str(path))):
+        changes.append(change)
     check_memory(proto, str(path))
     if own:  # nothing to adapt; but another tool may have put its nodes out of order
         return LeanAdopted(proto, tuple(changes))

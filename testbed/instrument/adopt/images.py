@@ -68,6 +68,25 @@ def with_float_images(proto: ModelProto) -> list[str]:
     return changes
 
 
+def with_image_size(proto: ModelProto, size: int, name: str) -> str:
+    """Fixes the height and width of images that are left open, in place. Returns what was done, for people; empty where nothing
+    was. Raises UsageError where the model is of another size, or takes no images of channels, height and width."""
+    dims = list(_images(proto).type.tensor_type.shape.dim)[1:]
+    if len(dims) != 3:
+        raise UsageError(f"{name} takes no images of channels, height and width; leave the image size out")
+    stated = [dim.dim_value for dim in dims[1:]]
+    if any(known not in (0, size) for known in stated):
+        shape = " x ".join(str(known) if known else "open" for known in stated)
+        raise UsageError(
+            f"{name} takes images of {shape}, not {size} x {size}; leave the image size out, or export it again"
+        )
+    if all(stated):
+        return ""
+    for dim in dims[1:]:
+        dim.dim_value = size
+    return f"its open image size is {size} x {size}"
+
+
 def _drop_unused_inputs(proto: ModelProto) -> list[str]:
     """Inputs beside others that no node takes and that are no outputs."""
     graph = proto.graph

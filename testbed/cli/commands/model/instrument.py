@@ -41,8 +41,16 @@ if TYPE_CHECKING:
 @click.option(
     "--to", metavar="DIR", type=click.Path(file_okay=False, path_type=Path), help="Beside FILE.onnx unless said."
 )
+@click.option(
+    "--image-size",
+    metavar="N",
+    type=click.IntRange(1, 8192),
+    help="Height and width of the images, where FILE leaves them open and its weights do not say them.",
+)
 @json_option
-def instrument(file: Path, sites: Sequence[str], ports: str, to: Path | None, as_json: bool) -> None:
+def instrument(
+    file: Path, sites: Sequence[str], ports: str, to: Path | None, image_size: int | None, as_json: bool
+) -> None:
     """Give FILE.onnx a fault port at each site: writes NAME.twin.onnx and NAME.sites.json.
 
     FILE.onnx is an export of this project, or any other ONNX file of a Vision Transformer (timm, Hugging Face,
@@ -50,7 +58,7 @@ def instrument(file: Path, sites: Sequence[str], ports: str, to: Path | None, as
     """
     from testbed.instrument.twin import make_twin
 
-    made = make_twin(file, to or file.parent, sites or ("*",), ports)
+    made = make_twin(file, to or file.parent, sites or ("*",), ports, image_size)
     emit(made, as_json, lambda: _sites_table(made))
 
 
