@@ -133,10 +133,10 @@ class ViTConfig:
             if getattr(self, name) > _MOST[name]:
                 raise UsageError(f"model: {name} must be at most {_MOST[name]:,}: no ViT has more")
             object.__setattr__(self, name, int(getattr(self, name)))
-        if not _whole(self.registers) or not 0 <= self.registers <= _MOST["registers"]:
-            raise UsageError(
-                f"model: registers must be a whole number, 0 to {_MOST['registers']:,}, not {self.registers!r}"
-            )
+        if not _whole(self.registers) or self.registers < 0:
+            raise UsageError("model: registers must be a whole number, 0 or more")
+        if self.registers > _MOST["registers"]:
+            raise UsageError(f"model: registers must be at most {_MOST['registers']:,}: no ViT has more")
         for name in _FLAGS:
             if not isinstance(getattr(self, name), bool):
                 raise UsageError(f"model: {name} must be true or false, not {getattr(self, name)!r}")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from testbed.cli.common import emit, example, json_option
+from testbed.cli.options.numbers import Whole
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
 @click.option(
     "--image-size",
     metavar="N",
-    type=click.IntRange(1, 8192),
+    type=Whole(1, 8192),
     help="Height and width of the images, where FILE leaves them open and its weights do not say them.",
 )
 @json_option
