@@ -136,12 +136,14 @@ def _holds(low: Float64s, high: Float64s, truth: Float64s) -> NDArray[np.bool_]:
 @dataclass(frozen=True)
 class Needed:
     """Faults until a campaign stops. mean, low, high: of all domains, and the 5th and 95th percentile. per_domain: mean
-    (D,). met: share of the domains whose margin was reached before ``max_looks`` or ``max_faults``."""
+    (D,); middle: median (D,), which the few campaigns that are unlucky move little. met: share of the domains whose margin
+    was reached before ``max_looks`` or ``max_faults``."""
 
     mean: float
     low: float
     high: float
     per_domain: Float64s
+    middle: Float64s
     met: float
 
 
@@ -157,7 +159,7 @@ def faults_needed(
     if design == "leveugle":
         sizes = frame.sums(frame.drawable).tolist()
         fixed = np.array([leveugle(size, rule.margin, rule.confidence) for size in sizes], np.float64)
-        return Needed(fixed.sum(), fixed.sum(), fixed.sum(), fixed, 1.0)
+        return Needed(fixed.sum(), fixed.sum(), fixed.sum(), fixed, fixed, 1.0)
     truth = SimulatedTruth.of(frame, rates)
     if design == "uniform":
         domains = np.arange(frame.domains)
@@ -169,6 +171,12 @@ def faults_needed(
         raise UsageError(f"unknown design {design!r}; known: leveugle, uniform, adaptive")
     played = play(truth, rule, campaigns, seed)
     low, high = np.quantile(played.faults, [0.05, 0.95])
+    per_domain = played.per_domain
     return Needed(
-        float(played.faults.mean()), float(low), float(high), played.per_domain.mean(0), float(played.met.mean())
+        float(played.faults.mean()),
+        float(low),
+        float(high),
+        per_domain.mean(0),
+        np.median(per_domain, axis=0),
+        float(played.met.mean()),
     )

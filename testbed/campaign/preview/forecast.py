@@ -24,7 +24,7 @@ RATES: dict[tuple[str, str], dict[str, float]] = {
     ("weight", "sdc1"): {"exponent_top": 0.64, "exponent": 1e-4, "sign": 1e-4},
     ("weight", "outside"): {"exponent_top": 1.0, "exponent": 0.45, "sign": 0.45, "mantissa_high": 0.1},
 }
-_CAMPAIGNS = 8
+_CAMPAIGNS = 24
 _UNKNOWN = 0.05  # mean rate where none is said
 _MOST_STRATA = 20_000  # that are played out one by one; of more, those of a domain and a class as one
 
@@ -55,7 +55,7 @@ def forecast(planner: AdaptivePlanner, rate: float | None = None) -> Forecast:
     rule = replace(planner.stop.rule(planner.spec.confidence), max_faults=np.inf)
 
     def needed(design: Design) -> Float64s:
-        return faults_needed(frame, rates, rule, design, _CAMPAIGNS).per_domain
+        return faults_needed(frame, rates, rule, design, _CAMPAIGNS).middle
 
     return Forecast(needed("adaptive"), needed("uniform"), frame.sums(frame.share * rates), alike)
 

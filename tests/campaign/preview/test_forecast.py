@@ -39,7 +39,7 @@ def test_it_is_what_campaigns_on_such_rates_need() -> None:
         for group in plan.groups
     ]
     played = play(SimulatedTruth.of(plan.frame, rates), plan.stop.rule(0.95), 30, seed=5)
-    np.testing.assert_allclose(told.faults, played.per_domain.mean(0), rtol=0.2)
+    np.testing.assert_allclose(told.faults, np.median(played.per_domain, axis=0), rtol=0.2)
     assert told.alike
     assert (told.uniform > 2 * told.faults).all()
 

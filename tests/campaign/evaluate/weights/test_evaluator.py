@@ -91,7 +91,7 @@ def test_every_weight_gives_the_whole_engines_bits(name: str, plan: WeightShortc
     model = WeightLab(exported(name))
     suffix = model.suffix(plan)
     hows = [same(model, suffix, places) for places in model.faults(3, seed=1)]
-    assert hows.count(How.SUFFIX) > 0.8 * len(hows)
+    assert hows.count(How.SUFFIX) >= 0.8 * len(hows)
     assert suffix.engine_seconds > 0
     for entry in suffix.entries.names:  # everything was restored
         np.testing.assert_array_equal(bits(suffix.golden_by_pieces(entry)), bits(suffix.golden))
