@@ -37,11 +37,16 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("open") / "open.onnx"
     axes = {"image": {0: "batch", 1: "channels", 2: "height", 3: "width"}, "logits": {0: "batch"}}
-    names = {"input_names": ["image"], "output_names": ["logits"]}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(
-            NoPositions().eval(), (torch.zeros(2, 3, 16, 16),), path, dynamo=False, dynamic_axes=axes, **names
+            NoPositions().eval(),
+            (torch.zeros(2, 3, 16, 16),),
+            path,
+            dynamo=False,
+            dynamic_axes=axes,
+            input_names=["image"],
+            output_names=["logits"],
         )
     return path
 
