@@ -76,9 +76,10 @@ def is_quantised(proto: ModelProto) -> bool:
 
 
 def stored_weights(proto: ModelProto) -> list[TensorProto]:
-    """Initializers whose numbers a fault can strike: floats and, in a quantised file, whole numbers."""
+    """Initializers whose numbers a fault can strike: floats and, in a quantised file, whole numbers; none without a number, as
+    of a model that has no class token."""
     kinds = (*FLOATS, *INTEGERS) if is_quantised(proto) else FLOATS
-    return [tensor for tensor in proto.graph.initializer if tensor.data_type in kinds]
+    return [tensor for tensor in proto.graph.initializer if tensor.data_type in kinds and 0 not in tensor.dims]
 
 
 def not_storable(proto: ModelProto, tensor: str) -> str:

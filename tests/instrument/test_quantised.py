@@ -13,13 +13,13 @@ import numpy as np
 import onnx
 import pytest
 from numpy.typing import NDArray
-from onnx import ModelProto, TensorProto, helper
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from testbed.core.site import Site, SiteTable
 from testbed.instrument.adopt.file import adopt
 from testbed.instrument.ports.feed import NO_SITE, PortFeed, live_words, to_words
 from testbed.instrument.ports.insertion import ELEMENTS, instrument
-from testbed.instrument.quantised import number_format_of, parameters
+from testbed.instrument.quantised import number_format_of, parameters, stored_weights
 from testbed.instrument.sites.catalogue import catalogue
 from testbed.instrument.table import site_table
 from tests.support.exporters import calibration_of, quiet, randomised, written
@@ -87,6 +87,16 @@ def plain(kind: str, source: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     with quiet():
         KINDS[kind][0](source, file)
     return adopt(file).plain
+
+
+def test_tensors_without_a_number_are_no_weights() -> None:
+    """vit-pytorch stores a class token of (0, D) where there is none."""
+    weights = [
+        numpy_helper.from_array(np.zeros(shape, np.float32), name)
+        for name, shape in (("none", (0, 8)), ("some", (1, 8)))
+    ]
+    graph = helper.make_graph([], "g", [], [], weights)
+    assert [tensor.name for tensor in stored_weights(helper.make_model(graph))] == ["some"]
 
 
 def test_the_formats_are_those_that_are_stored(kind: str, plain: bytes) -> None:
