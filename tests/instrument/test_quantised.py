@@ -15,6 +15,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
+from testbed.compat.exporters import quiet
 from testbed.core.site import Site, SiteTable
 from testbed.instrument.adopt.file import adopt
 from testbed.instrument.ports.feed import NO_SITE, PortFeed, live_words, to_words
@@ -22,7 +23,7 @@ from testbed.instrument.ports.insertion import ELEMENTS, instrument
 from testbed.instrument.quantised import number_format_of, parameters, stored_weights
 from testbed.instrument.sites.catalogue import catalogue
 from testbed.instrument.table import site_table
-from tests.support.exporters import calibration_of, quiet, randomised, written
+from tests.support.exporters import calibration_of, randomised, written
 from tests.support.libraries import LIBRARIES, SITES, imported
 
 IMAGES = np.random.default_rng(2).standard_normal((3, 3, 16, 16)).astype(np.float32)

@@ -2,30 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
-
-class Logits(nn.Module):
-    """The model's logits alone, as a file for deployment has them."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, images: Tensor) -> Tensor:
-        output = self.model(images)
-        logits: Tensor = getattr(output, "logits", output)
-        return logits
+from testbed.compat.exporters import logits_of, quiet
 
 
 def randomised(model: nn.Module) -> nn.Module:
@@ -49,20 +33,8 @@ def written(model: nn.Module, file: Path, exporter: str, batch: int = 2, size: i
         if batch > 1:
             options.setdefault("dynamic_axes", {"images": {0: "batch"}, "logits": {0: "batch"}})
     with quiet():
-        torch.onnx.export(Logits(model).eval(), (images,), str(file), **options)
+        torch.onnx.export(logits_of(model), (images,), str(file), **options)
     return file
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """The exporters talk a lot."""
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(logging.NOTSET)
 
 
 def calibration_of(images: NDArray) -> Any:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from tests.support.exporters import quiet
+from testbed.compat.exporters import quiet
 from tests.support.libraries import imported
 
 Feed = Callable[[NDArray], NDArray]

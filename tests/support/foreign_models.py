@@ -11,7 +11,8 @@ import onnx
 from onnx import helper
 from torch import nn
 
-from tests.support.exporters import quiet, randomised, written
+from testbed.compat.exporters import quiet
+from tests.support.exporters import randomised, written
 from tests.support.libraries import BLOCKS, HEADS, LIBRARIES, WIDTH, imported, timm_model
 
 SIDE, CLASSES = 16, 5

@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 
 from testbed.campaign.run import Run
 from testbed.campaign.summary.record import Summary
+from testbed.compat.exporters import quiet
 from testbed.core.errors import UsageError
 from testbed.data import load
-from tests.support.exporters import calibration_of, quiet
+from tests.support.exporters import calibration_of
 from tests.support.file_forms import ENDINGS, FORMS, image_name
 from tests.support.foreign_campaigns import Finished, changed, run
 from tests.support.libraries import imported

@@ -35,6 +35,7 @@ from testbed.campaign.spec.campaign import parse_spec
 from testbed.campaign.summary.record import Summary
 from testbed.campaign.work.worker_setup import WorkerSetup
 from testbed.cli.main import cli
+from testbed.compat.exporters import quiet
 from testbed.core.errors import UsageError
 from testbed.core.folder.runfolder import RunFolder
 from testbed.data import load
@@ -43,7 +44,7 @@ from testbed.instrument.adopt.file import adopt
 from testbed.instrument.cut.module import cut_attention
 from testbed.instrument.sites.catalogue import catalogue
 from testbed.report.page import build_report
-from tests.support.exporters import quiet, randomised
+from tests.support.exporters import randomised
 from tests.support.libraries import Seen, imported
 
 

@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from torch import nn
 
+from testbed.compat.exporters import quiet
 from testbed.core.errors import EngineError, TestbedError, UsageError
 from testbed.instrument.adopt.file import adopt
 from testbed.instrument.ports.feed import PortFeed
 from testbed.instrument.ports.insertion import instrument
 from testbed.instrument.sites.catalogue import catalogue
 from testbed.instrument.table import site_table
-from tests.support.exporters import quiet, written
+from tests.support.exporters import written
 from tests.support.libraries import SITES, imported
 from tests.support.onnx_files import by_hand, file_of, logits, site_names, torch_logits
 

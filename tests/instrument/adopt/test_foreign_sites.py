@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 from onnx import helper
 from torch import nn
 
+from testbed.compat.exporters import quiet
 from testbed.core.errors import TestbedError, UsageError
 from testbed.instrument.adopt.file import adopt
 from testbed.instrument.ports.insertion import instrument
 from testbed.instrument.sites.catalogue import catalogue
 from testbed.instrument.table import site_table
-from tests.support.exporters import calibration_of, quiet, written
+from tests.support.exporters import calibration_of, written
 from tests.support.libraries import SITES, imported
 from tests.support.onnx_files import by_hand
 
