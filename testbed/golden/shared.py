@@ -22,6 +22,8 @@ def array_name(file: str) -> str:
 class SharedGolden:
     """What decides a golden's bits: a model (its file's SHA-256), its images as model input, and what computes it.
 
+    The size that images are fed in is not always the model's own: a file may leave it open.
+
     computed_by: JSON, as `testbed.golden.reference.arithmetic` has it, or of another engine.
     """
 
@@ -54,6 +56,7 @@ class SharedGolden:
             "model": self.model,
             "images": self.images.sha256(),
             "preprocess": self.images.preprocess.describe(),
+            "image": self.images.image,
             "computed_by": dict(self.computed_by),
             "rows": None if rows is None else [int(row) for row in rows],
         }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +57,15 @@ def test_what_decides_a_golden_is_told_apart(model_run, forward_passes, what):
     path = model_run("b", *([] if what != "model" else [changed(model_run("c"))]))
     record_golden(path, images=101 if what == "images" else 100, batch=32 if what == "batch" else 64)
     assert len(forward_passes) == 2
+
+
+def test_images_of_another_size_have_a_golden_of_their_own(tmp_path):
+    """A file may leave the size open: the same model and images, fed larger, give other logits."""
+    test = load("digits", seed=0).test
+    (tmp_path / "small.npy").write_bytes(b"small")
+    SharedGolden("abc", test, {}).keep({"logits": tmp_path / "small.npy"})
+    assert SharedGolden("abc", test, {}).write_cached({"logits": tmp_path / "same"})
+    assert not SharedGolden("abc", replace(test, image=16), {}).write_cached({"logits": tmp_path / "larger"})
 
 
 def changed(path: Path) -> torch.nn.Module:

@@ -168,7 +168,7 @@ class OnnxSubject:
             "preprocess": self.dataset.preprocess.describe(),
             "engine": engine.model_dump(mode="json"),
         }
-        made_from = {**inputs, "seed": self.spec.seed}
+        made_from = {**inputs, "seed": self.spec.seed, "image": self.dataset.image}  # the file may leave that open
 
         def build() -> GoldenFacts:
             log.info("golden: logits of %d test images, by the plain engine itself", len(test))
