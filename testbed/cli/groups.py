@@ -11,6 +11,7 @@ import click
 
 from testbed.core.words.nearest import meant, nearest
 
+_ONNX_FOR_FOLDER = re.compile(r"Directory (?P<file>'.*\.onnx') is a file$")
 _NOT_ONE_OF = re.compile(r"'(?P<value>[^']*)' is not one of ")
 
 
@@ -74,5 +75,10 @@ def usage_line(error: click.UsageError) -> str:
         choices = getattr(error.param.type, "choices", None)
         if choices and (match := _NOT_ONE_OF.search(message)):
             message += meant(match["value"], map(str, choices))
+        if match := _ONNX_FOR_FOLDER.search(message):
+            message = (
+                f"{message[: match.start()]}{match['file']} is an ONNX file, and a run folder is wanted: that of a campaign on"
+                " it ([model] onnx in its spec), or of a model that was trained or imported"
+            )
     command = error.ctx.command_path if error.ctx else "testbed"
     return f"{message}{' See' if message.endswith('?') else '; see'} '{command} -h'"

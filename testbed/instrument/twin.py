@@ -63,14 +63,19 @@ class TwinFiles:
 
 
 def make_twin(
-    file: Path, folder: Path, patterns: Sequence[str], mechanism: str, image_size: int | None = None
+    file: Path,
+    folder: Path,
+    patterns: Sequence[str],
+    mechanism: str,
+    image_size: int | None = None,
+    output: str | None = None,
 ) -> TwinFiles:
     """Writes NAME.twin.onnx and NAME.sites.json into ``folder``, and NAME.plain.onnx where the file had to be changed.
 
-    patterns: see ``Catalogue.select``; image_size: see `adopt_lean`. Raises UsageError, TestbedError
+    patterns: see ``Catalogue.select``; image_size, output: see `adopt_lean`. Raises UsageError, TestbedError
     and EngineError as ``adopt``, ``catalogue`` and ``instrument`` do.
     """
-    adopted = adopt_lean(file, image_size=image_size)
+    adopted = adopt_lean(file, output, image_size)
     catalogued = catalogue_of(adopted.proto)
     if not catalogued.recognised and patterns == ("*",):
         raise UsageError(f"{file}: no ViT's attention is recognised in it; --sites all takes every tensor there is")

@@ -163,11 +163,19 @@ def write_model_run(
 def open_model_run(path: Path) -> ModelRun:
     """The model in a run folder of any kind that holds one.
 
-    Raises UsageError when the folder holds no run or no model, StaleArtefact when its manifest is damaged.
+    Raises UsageError when the folder holds no run or no model, as that of a campaign on an ONNX file, StaleArtefact when its
+    manifest is damaged.
     """
     folder = RunFolder.existing(path)
     manifest = folder.manifest
     stages = [name for name, stage in manifest.get("stages", {}).items() if MODEL in stage["outputs"]]
+    if not stages and (file := ((manifest.get("spec") or {}).get("model") or {}).get("onnx")):
+        raise UsageError(
+            f"{path} is a campaign on an ONNX file, {file}, and there is no PyTorch model in it, which this needs: import the"
+            " weights that the file was exported from (testbed import CHECKPOINT --run DIR) and name that folder; to hold"
+            " another engine to the file's golden, run the campaign on that engine too (--set engine.backend=NAME) and"
+            " compare both (testbed campaign compare)"
+        )
     if not stages:
         raise UsageError(
             f"{path} holds no model yet; write one with `testbed train` or `testbed import`, or finish the campaign"

@@ -73,3 +73,13 @@ def test_a_shell_completes_commands_and_options() -> None:
             check=True,
         )
         assert done.stdout.split() == [f"plain,{wanted}"]
+
+
+def test_a_file_in_place_of_a_folder_says_which_folder_is_wanted(tmp_path: Path) -> None:
+    (tmp_path / "vit.onnx").write_bytes(b"")
+    for command in (["golden"], ["golden", "verify"], ["tiers"], ["bench"], ["circuits"]):
+        result = invoke(*command, tmp_path / "vit.onnx")
+        assert result.exit_code == 2
+        told = f"{str(tmp_path / 'vit.onnx')!r} is an ONNX file, and a run folder is wanted: that of a campaign on it"
+        assert told in result.stderr
+        assert result.stderr.count("\n") == 1

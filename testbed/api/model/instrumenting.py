@@ -17,6 +17,7 @@ def instrument_model(
     sites: Sequence[str] = ("*",),
     ports: Literal["gated_replace", "xor", "op"] = "gated_replace",
     image_size: int | None = None,
+    output: str | None = None,
 ) -> InstrumentedFiles:
     """Give an ONNX file of a Vision Transformer a fault port at each site: write NAME.twin.onnx and NAME.sites.json.
 
@@ -26,12 +27,14 @@ def instrument_model(
         sites: Patterns of site names; `"!PATTERN"` leaves sites out, and "all" takes every tensor, recognised or not.
         ports: How values are changed: in portable operators, by bit operators (opset 26), by a custom operator.
         image_size: Height and width of the images, where the file leaves them open and its weights do not say them.
+        output: The one output to keep of several; default: all.
 
     Returns:
         The files, the sites, and what was changed in the file.
 
     Raises:
-        UsageError: For a file in which no attention is recognised, and for patterns that fit nothing.
+        UsageError: For a file in which no attention is recognised, and for patterns that fit nothing, or an output that the
+            file does not have.
         TestbedError: For a file that is no ONNX model, or that ONNX Runtime refuses.
 
     Example:
@@ -43,4 +46,5 @@ def instrument_model(
     from testbed.instrument.twin import make_twin
 
     path = Path(file)
-    return InstrumentedFiles(make_twin(path, path.parent if to is None else Path(to), tuple(sites), ports, image_size))
+    folder = path.parent if to is None else Path(to)
+    return InstrumentedFiles(make_twin(path, folder, tuple(sites), ports, image_size, output))

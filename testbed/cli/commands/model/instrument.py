@@ -48,9 +48,20 @@ if TYPE_CHECKING:
     type=Whole(1, 8192),
     help="Height and width of the images, where FILE leaves them open and its weights do not say them.",
 )
+@click.option(
+    "--output",
+    metavar="NAME",
+    help="The one output to keep of several, as [model] output of a campaign's spec; all unless said.",
+)
 @json_option
 def instrument(
-    file: Path, sites: Sequence[str], ports: str, to: Path | None, image_size: int | None, as_json: bool
+    file: Path,
+    sites: Sequence[str],
+    ports: str,
+    to: Path | None,
+    image_size: int | None,
+    output: str | None,
+    as_json: bool,
 ) -> None:
     """Give FILE.onnx a fault port at each site: writes NAME.twin.onnx and NAME.sites.json.
 
@@ -59,7 +70,7 @@ def instrument(
     """
     from testbed.instrument.twin import make_twin
 
-    made = make_twin(file, to or file.parent, sites or ("*",), ports, image_size)
+    made = make_twin(file, to or file.parent, sites or ("*",), ports, image_size, output)
     emit(made, as_json, lambda: _sites_table(made))
 
 

@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 import torch
 from click.testing import Result
+from onnx import helper
 
 from testbed.core.site import SiteTable
 from testbed.export.onnx import export_onnx
@@ -105,6 +107,23 @@ def test_a_fixed_batch_gives_a_plain_file_of_its_own(own: Path) -> None:
     assert any("made dynamic" in change for change in told["changes"])
 
 
+def test_one_output_of_several_is_kept_where_it_is_named(foreign: Path) -> None:
+    """Oracle: the file before it was given another output."""
+    alone = onnx.load(foreign)
+    (logits,) = alone.graph.output
+    several = onnx.load(foreign)
+    hidden = next(node.output[0] for node in several.graph.node if node.op_type == "LayerNormalization")
+    several.graph.output.insert(0, helper.make_tensor_value_info(hidden, onnx.TensorProto.FLOAT, None))
+    onnx.save(several, foreign)
+    plain = onnx.load(json.loads(instrument(foreign, "--output", logits.name, "--json").stdout)["plain"])
+    assert [value.name for value in plain.graph.output] == [logits.name]
+    images = np.random.default_rng(0).standard_normal((2, 1, 4, 4)).astype(np.float32)
+    both = [ort.InferenceSession(proto.SerializeToString()) for proto in (plain, alone)]
+    rows = [session.run(None, {session.get_inputs()[0].name: images}) for session in both]
+    np.testing.assert_array_equal(*rows)
+    assert len(onnx.load(json.loads(instrument(foreign, "--json").stdout)["plain"]).graph.output) == 2
+
+
 def mistakes(own: Path, tmp_path: Path) -> dict[str, tuple[list[Any], int, str]]:
     (tmp_path / "text.onnx").write_text("not a model")
     (tmp_path / "half.onnx").write_bytes(own.read_bytes()[: own.stat().st_size // 2])
@@ -123,12 +142,22 @@ def mistakes(own: Path, tmp_path: Path) -> dict[str, tuple[list[Any], int, str]]
         "half a file": ([tmp_path / "half.onnx"], 1, "is not"),
         "no such site": ([own, "--sites", "block.9.*"], 2, "no site matches 'block.9.*'"),
         "weights only": ([own, "--sites", "*.weight"], 2, "the selection holds weights only"),
+        "unknown output": ([own, "--output", "logit"], 2, "vit.onnx: unknown output 'logit'"),
         "unknown ports": ([own, "--ports", "magic"], 2, "'magic' is not one of"),
         "opset of the future": ([tmp_path / "new.onnx"], 1, "ONNX Runtime cannot build this model"),
     }
 
 
-MISTAKES = ("no file", "text", "half a file", "no such site", "weights only", "unknown ports", "opset of the future")
+MISTAKES = (
+    "no file",
+    "text",
+    "half a file",
+    "no such site",
+    "weights only",
+    "unknown output",
+    "unknown ports",
+    "opset of the future",
+)
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
