@@ -26,6 +26,7 @@ from testbed.core.words.nearest import meant, nearest
 Target = Literal["model", "attention"]
 Where = Literal["activation", "weight"]
 _BLOCK = re.compile(r"^block\.(\d+)\.")
+_OUTER = re.compile(r"^(?:block|stream)\.\d+\.")
 _BLOCK_OF_CHECK = re.compile(r"^.*?\.block\.(\d+)\.")
 _LISTED = 16  # site names in an error message
 _KINDS = {
@@ -99,7 +100,7 @@ class Site:
 def site_kind(name: str, where: Where) -> str:
     if name.startswith(PREFIX):  # of a check: which pass it belongs to
         return PREFIX + name.removeprefix(PREFIX).split(".")[0]
-    parts = _BLOCK.sub("", name).split(".")
+    parts = _OUTER.sub("", name).split(".")
     if parts[-1] in ("scale", "zero_point"):  # of a quantised tensor
         of = name.rpartition(".")[0]
         return f"{site_kind(of, 'weight' if of.endswith(('weight', 'bias')) else 'activation')}.{parts[-1]}"

@@ -19,6 +19,7 @@ from testbed.instrument.slicing import FROM_SHAPE
 Shape = tuple[int | None, ...]
 """None is the batch, -n is n times the batch (axes joined with it), 0 what depends on it in another way."""
 _BATCHES = (2, 3)
+_MOST_SIDE_BY_SIDE = 8
 _FOLDED = ("Cast", "Identity", "Reshape")
 
 
@@ -162,6 +163,24 @@ class Flow:
                     crossings[narrow[0]] = tuple(sorted(pending - {narrow[0]}, key=self.producer.__getitem__))
         return crossings
 
+    @cached_property
+    def wide_crossings(self) -> dict[str, tuple[str, ...]]:
+        """Tensor -> the few others that the output is made from beside it, of those that are there when it is made: where
+        streams run side by side, nothing is an articulation. Only where all can be kept per image."""
+        last_use = {name: max(places) for name, places in self.consumers.items() if name in self.live}
+        reached, pending, wide = self._made_from(self.output), {self.input}, {}
+        for index, node in enumerate(self.nodes):
+            made = [name for name in node.output if name in reached and name in self.live]
+            if made:
+                pending = {name for name in pending if last_use.get(name, -1) > index} | set(made)
+                if len(made) == 1 and len(pending) <= _MOST_SIDE_BY_SIDE and self.input not in pending:
+                    wide[made[0]] = tuple(sorted(pending - {made[0]}, key=self.producer.__getitem__))
+        return {name: beside for name, beside in wide.items() if all(map(self._can_be_kept, (name, *beside)))}
+
+    def _can_be_kept(self, tensor: str) -> bool:
+        shape = self.shapes.get(tensor, ())
+        return bool(shape) and shape[0] is None and all(map(is_number, shape[1:]))
+
     @property
     def _values(self) -> tuple[str, ...]:
         """The output, less the alarms that are packed into it."""
@@ -200,7 +219,7 @@ class Flow:
     def per_image(self, tensor: str) -> tuple[int, ...]:
         """Shape without the batch, which leads. Raises CannotCut for a tensor that the batch does not lead."""
         shape = self.shapes.get(tensor, ())
-        if not shape or shape[0] is not None or not all(map(is_number, shape[1:])):
+        if not self._can_be_kept(tensor):
             raise CannotCut(f"{tensor!r} is not led by the batch: it cannot be kept per image")
         return tuple(int(d) for d in shape[1:] if d)
 

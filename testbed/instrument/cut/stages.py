@@ -57,7 +57,8 @@ class Rowed:
 class Stage:
     """The graph from one cut of the stream to the next. ``sites``: those made on the way, its end's among them.
 
-    ``beside``, ``beside_end``: what goes past the start, and the end, to the alarms of a protected engine alone.
+    ``beside``, ``beside_end``: what goes past the start, and the end: to the alarms of a protected engine alone, or in other
+    streams.
     """
 
     number: int
@@ -95,15 +96,16 @@ class Stages:
     @classmethod
     def of(cls, flow: Flow, table: SiteTable) -> Stages:
         """Raises CannotCut where the graph cannot be cut between two blocks anywhere."""
-        cuts = list(_cuts(flow, table))
+        beside = flow.crossings
+        cuts = list(_cuts(flow, table, dict.fromkeys(beside, 0)))
+        if not cuts:
+            beside = flow.wide_crossings | {flow.input: (), flow.output: ()}
+            cuts = list(_cuts(flow, table, {tensor: len(others) for tensor, others in flow.wide_crossings.items()}))
         if not cuts:
             raise CannotCut("there is no tensor between blocks through which everything goes")
         ends = [flow.input, *cuts, flow.output]
-        return cls(
-            flow,
-            table,
-            tuple(_stage(flow, table, n, *pair) for n, pair in enumerate(pairwise(ends))),
-        )
+        stages = (_stage(flow, table, n, *pair, beside) for n, pair in enumerate(pairwise(ends)))
+        return cls(flow, table, tuple(stages))
 
     @cached_property
     def by_site(self) -> dict[str, Stage]:
@@ -145,9 +147,12 @@ class Stages:
         return needs(self.flow, range(len(self.flow.nodes)), {self.flow.output: None}).tensors
 
 
-def _cuts(flow: Flow, table: SiteTable) -> Iterator[str]:
+def _cuts(flow: Flow, table: SiteTable, beside: Mapping[str, int]) -> Iterator[str]:
     """Cuts between blocks, and after the last: the last site there through which everything goes, or else the last
-    tensor."""
+    tensor.
+
+    beside: tensors that may be cuts -> how many others go past each; those with the fewest are taken.
+    """
     sites = {s.tensor: s for s in table if s.where == "activation" and s.tensor in flow.producer}
     places: dict[int, list[int]] = {}
     for tensor, site in sites.items():
@@ -155,11 +160,12 @@ def _cuts(flow: Flow, table: SiteTable) -> Iterator[str]:
             places.setdefault(site.block, []).append(flow.producer[tensor])
     if not places:
         return
-    candidates = [t for t in flow.articulations() if t in flow.producer and (_is_stream(flow, t) or _is_grid(flow, t))]
+    candidates = [t for t in beside if t in flow.producer and (_is_stream(flow, t) or _is_grid(flow, t))]
     previous, last = -1, max(max(p) for p in places.values())
     bounds = [*(min(p) for _, p in sorted(places.items())), last + 1]
     for before in bounds:
         between = [t for t in candidates if previous < flow.producer[t] < before]
+        between = [t for t in between if beside[t] == min(map(beside.__getitem__, between))]
         between = [t for t in between if _is_stream(flow, t)] or between
         named = [t for t in between if t in sites]
         if between:
@@ -180,14 +186,17 @@ def _is_grid(flow: Flow, tensor: str) -> bool:
     return len(shape) == 4 and shape[0] is None and all(map(is_number, shape[1:]))
 
 
-def _stage(flow: Flow, table: SiteTable, number: int, start: str, end: str) -> Stage:
-    beside, beside_end = flow.crossings[start], flow.crossings[end]
+def _stage(
+    flow: Flow, table: SiteTable, number: int, start: str, end: str, crossings: Mapping[str, tuple[str, ...]]
+) -> Stage:
+    """The stage between two cuts. crossings: what goes past each."""
+    beside, beside_end = crossings[start], crossings[end]
     stage = Stage(number, start, end, (), None, beside, beside_end)
     places = flow.between(stage.inputs, stage.outputs)
     made = {name for index in places for name in flow.nodes[index].output}
     sites = tuple(s for s in table if s.where == "activation" and s.tensor in made)
     rowed = None
-    if beside or beside_end:  # a check sees more of a token than what goes on from it
+    if beside or beside_end:  # more of a token is seen than what goes on from it
         return replace(stage, sites=sites)
     if _is_stream(flow, start) and _is_stream(flow, end):
         try:

@@ -10,13 +10,14 @@ from testbed.instrument.sites.pattern_graph import LAYOUT, SELECT, Graph, Weight
 
 
 def name_embedding(
-    graph: Graph, namer: Namer, linears: Mapping[str, Linear], norms: Mapping[str, Norm], stream: str
+    graph: Graph, namer: Namer, linears: Mapping[str, Linear], norms: Mapping[str, Norm], stream: str, site: str = ""
 ) -> None:
     """Back from the first block's stream to the map that is fed the image.
 
-    linears, norms: by output. Names of patches and tokens are given only where all the way is understood.
+    linears, norms: by output. site: what names begin with. Names of patches and tokens are given only where all the way is
+    understood.
     """
-    namer.add_name("embed", list(graph.upstream(stream, LAYOUT)))
+    namer.add_name(f"{site}embed", list(graph.upstream(stream, LAYOUT)))
     tensor, patches, outer = stream, "", None
     claims: list[tuple[str, Weight]] = []
     while tensor not in linears:
@@ -37,19 +38,27 @@ def name_embedding(
         if inner is None:
             return
     if patches:
-        namer.add_name("patch_embed", list(graph.upstream(patches, LAYOUT)))
+        namer.add_name(f"{site}patch_embed", list(graph.upstream(patches, LAYOUT)))
     for name, weight in claims:
         if name:
-            namer.claim(name, weight)
+            namer.claim(f"{site}{name}", weight)
     if patches and outer is not None:
-        namer.norm_weights("patch_embed.norm_out", outer)
-    namer.linear_weights("patch_embed.proj", linears[tensor])
+        namer.norm_weights(f"{site}patch_embed.norm_out", outer)
+    namer.linear_weights(f"{site}patch_embed.proj", linears[tensor])
     inner = next((norms[n] for n in graph.upstream(linears[tensor].input, LAYOUT) if n in norms), None)
     if inner is not None:
-        namer.norm_weights("patch_embed.norm_in", inner)
+        namer.norm_weights(f"{site}patch_embed.norm_in", inner)
 
 
-_SCALE = ("Sub", "Div", "Mul", "Add", "Round", "Clip")  # pixels normalised, or made whole, inside the file
+_SCALE = (
+    "Sub",
+    "Div",
+    "Mul",
+    "Add",
+    "Round",
+    "Clip",
+    "Resize",
+)  # pixels normalised, made whole or rescaled in the file
 
 
 def _one_source(graph: Graph, tensor: str) -> str:

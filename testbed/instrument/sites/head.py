@@ -30,3 +30,19 @@ def _classifiers(graph: Graph, branches: Branches) -> list[Linear]:
         if len(maps) == len(two) == 2:  # in the order in which the file adds them: the class token's comes first
             return maps
     return []
+
+
+def mean_of_maps(graph: Graph, branches: Branches) -> list[Linear]:
+    """The linear maps whose mean, or sum, the first output with such is; one where it is that alone."""
+    for output in graph.outputs:
+        *_, tensor = graph.upstream(output, _TO_LOGITS | SCALE | {"ReduceMean", "ReduceSum"})
+        node = graph.producer.get(tensor)
+        parts = (
+            graph.live_inputs(node) if node is not None and node.op in ("Add", "Sum", "Mean", "Concat") else [tensor]
+        )
+        ends = [
+            next(iter(name for name in graph.upstream(part, LAYOUT) if name in branches.linears), "") for part in parts
+        ]
+        if all(ends):
+            return [branches.linears[name] for name in ends]
+    return []

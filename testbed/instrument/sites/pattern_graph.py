@@ -6,7 +6,7 @@ them alone are not, however many nodes they go through. So an operand's role is 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -51,7 +51,10 @@ class Weight:
 
 
 class Graph:
-    """Tensors whose name is in ``inside`` are not in the file: they are steps of the fused operator named there."""
+    """Tensors whose name is in ``inside`` are not in the file: they are steps of the fused operator named there.
+
+    ``tokens``: weights that are streams of their own, one of each for an image; see `add_tokens`.
+    """
 
     def __init__(self, proto: ModelProto, nodes: list[Node], outputs: list[str]) -> None:
         self.nodes, self.outputs = nodes, outputs
@@ -63,6 +66,7 @@ class Graph:
             for name in dict.fromkeys(node.inputs):
                 self.consumers.setdefault(name, []).append(node)
         real = {name for node in proto.graph.node for name in node.output}
+        self.tokens: set[str] = set()
         self.inside = {name: node.inside for name, node in self.producer.items() if name not in real}
 
     @cached_property
@@ -72,6 +76,14 @@ class Graph:
             if node.op not in FROM_SHAPE and any(name in live for name in node.inputs):
                 live.update(node.outputs)
         return live
+
+    def add_tokens(self, tensors: Iterable[str]) -> None:
+        """Takes weights that are copied for each image for live, and with them what is made of them."""
+        self.tokens |= {*tensors}
+        self.live.update(self.tokens)
+        for node in self.nodes:
+            if node.op not in FROM_SHAPE and any(name in self.live for name in node.inputs):
+                self.live.update(node.outputs)
 
     def live_inputs(self, node: Node) -> list[str]:
         return [name for name in node.inputs if name in self.live]

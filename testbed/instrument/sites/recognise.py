@@ -19,15 +19,18 @@ from testbed.instrument.sites.naming import Namer, Names
 from testbed.instrument.sites.pattern_graph import LAYOUT, SELECT, Graph
 from testbed.instrument.sites.patterns.attention import AttentionTensors, attentions
 from testbed.instrument.sites.patterns.branches import Branches, StreamStep
-from testbed.instrument.sites.patterns.joints import SOFTMAX, ancestors, own_numbers
+from testbed.instrument.sites.patterns.joints import ancestors, is_embedding, own_numbers, tokens
 from testbed.instrument.sites.patterns.site_shapes import SiteShapes
+from testbed.instrument.sites.streams import Streams
 
 _POOL = LAYOUT | SELECT | {"ReduceMean", "GlobalAveragePool"}
 
 
 def recognise(proto: ModelProto, shapes: SiteShapes) -> Names:
     """Names of what is recognised; nothing at all where no attention is. shapes: of tensors that can be sites."""
-    return _Recogniser(graph_of(proto), shapes).run()
+    graph = graph_of(proto)
+    graph.add_tokens(tokens(graph))
+    return _Recogniser(graph, shapes).run()
 
 
 class _Recogniser:
@@ -41,8 +44,6 @@ class _Recogniser:
         steps = list(self.branches.steps(recognised))
         if not any(step.parts for step in steps) or not any(step.joint.attends for step in steps):
             return Names()
-        if not self._is_one_stream(steps):
-            return Names()
         blocks = self._blocks(steps)
         last = ""
         for number, block in zip(own_numbers(self.graph, [[s.joint for s in b] for b in blocks]), blocks, strict=True):
@@ -52,28 +53,28 @@ class _Recogniser:
                 last = self.block_names.name_step(f"block.{number}", step)
             for kind in {"attn", "mlp"} - {step.kind for step in block} if block[0].kind != "both" else ():
                 self.namer.lacks(f"block.{number}.{kind}", "no such branch is recognised in this block")
-        self._outside(recognised, steps)
-        if self._is_first(steps[0].joint.stream):
-            name_embedding(self.graph, self.namer, self.branches.linears, self.branches.norms, steps[0].joint.stream)
-        self._head(last)
-        self.namer.lack("patch_embed", "embed", "norm", "head")
+        self._left_out(recognised, steps)
+        if self._is_one_stream(steps):
+            self._outside(steps[0].joint.stream, last)
+        else:
+            Streams(self.branches, steps).name_outside(self.namer)
         return self.namer.settled()
 
     def _blocks(self, steps: list[StreamStep]) -> list[list[StreamStep]]:
-        """An attention and the MLP that follows it on the stream; where either is alone, that."""
+        """An attention and the MLP that follows it on the stream; where either is alone, that. In the order of the file."""
         blocks: list[list[StreamStep]] = []
         for step in steps:
-            follows = bool(blocks) and self._follows(step, blocks[-1][-1])
-            if step.kind == "mlp" and follows and blocks[-1][-1].kind != "mlp":
-                blocks[-1].append(step)
-            elif step.kind != "mlp" or follows or not blocks:
+            before = next((block for block in reversed(blocks) if self._follows(step, block[-1])), None)
+            if step.kind == "mlp" and before is not None and before[-1].kind != "mlp":
+                before.append(step)
+            elif step.kind != "mlp" or before is not None or not blocks:
                 blocks.append([step])
             else:
                 self.namer.lacks(f"the MLP that ends in {step.joint.residual}", "which block it is of is not clear")
         return blocks
 
     def _is_one_stream(self, steps: list[StreamStep]) -> bool:
-        """Whether each step is made of the step's before; models with several streams side by side have no one order."""
+        """Whether each step is made of the step's before: there are no streams side by side."""
         places = {node.output: node.index for node in self.graph.nodes}
         return all(
             places[before.joint.residual] in ancestors(self.graph, after.joint.residual)
@@ -90,16 +91,17 @@ class _Recogniser:
     def _between_steps(self, step: StreamStep, before: StreamStep) -> list[Linear] | None:
         return self.branches.convolutions(step.joint.stream, before.joint.residual)
 
-    def _outside(self, recognised: list[AttentionTensors], steps: list[StreamStep]) -> None:
+    def _outside(self, first: str, last: str) -> None:
+        """Names what is before and after the blocks. first, last: the stream there."""
+        if is_embedding(self.graph, first):
+            name_embedding(self.graph, self.namer, self.branches.linears, self.branches.norms, first)
+        self._head(last)
+        self.namer.lack("patch_embed", "embed", "norm", "head")
+
+    def _left_out(self, recognised: list[AttentionTensors], steps: list[StreamStep]) -> None:
         places = {index for step in steps for index in step.joint.places}
         if left := sum(part.index not in places for part in recognised):
             self.namer.lacks(f"{left} attention{'s' * (left > 1)}", "outside the stream of blocks")
-
-    def _is_first(self, stream: str) -> bool:
-        """Nothing that a block is made of comes before the stream: no attention, no product but the patches' own."""
-        made = [node for node in self.graph.nodes if node.index in ancestors(self.graph, stream)]
-        products = sum(node.op in ("MatMul", "Gemm", "Einsum") for node in made)
-        return products <= 1 and not any(node.op in SOFTMAX for node in made)
 
     def _head(self, stream: str) -> None:
         """Final norm, which is all that takes the last block's stream, and classifiers."""

@@ -147,6 +147,18 @@ HIERA = {"img_size": (64, 64), "embed_dim": 16, "num_heads": 1, "stages": (1, 1)
 PVT = {"embed_dims": (16, 32), "num_heads": (1, 2), "depths": (1, 2), "sr_ratios": (4, 2), "mlp_ratios": (2, 2)}
 DAVIT = {"embed_dims": (16, 32), "num_heads": (2, 2), "depths": (1, 1), "window_size": 4}
 COAT = {"img_size": 32, "patch_size": 4, "embed_dims": (32,) * 4, "serial_depths": (1,) * 4}
+
+
+def linear_pvt() -> nn.Module:
+    """With pools of a fixed size instead of a fixed number, which only one exporter writes."""
+    sizes = PVT | {"depths": (1, 1), "linear": True}
+    model: Any = timm_model("pvt_v2", "PyramidVisionTransformerV2", **sizes)()
+    for stage in model.stages:
+        for block in stage.blocks:
+            block.attn.pool = nn.AvgPool2d(2)
+    return model
+
+
 Case = tuple[Callable[[], nn.Module], int, Oracle, int, set[str], set[str]]
 DAVIT_UNSEEN = {f"block.{i}.attn.{n}" for i in range(4) for n in ("q", "k", "v", "scores", "softmax")}
 CASES: dict[str, Case] = {  # model, image, oracle, blocks, more names, names that it has not
@@ -165,6 +177,9 @@ CASES: dict[str, Case] = {  # model, image, oracle, blocks, more names, names th
     "reduced keys, convolution in the MLP: PVTv2": (
         timm_model("pvt_v2", "PyramidVisionTransformerV2", **PVT), 32, of_pvt, 3,
         {f"block.{i}.mlp.conv" for i in range(3)}, set(),
+    ),
+    "activated keys and values: PVTv2 with linear attention": (
+        linear_pvt, 40, of_pvt, 2, {f"block.{i}.mlp.conv" for i in range(2)}, set(),
     ),
     "convolutions between attention and MLP: DaViT": (
         timm_model("davit", "DaVit", **DAVIT), 32, of_davit, 4, {f"block.{i}.conv" for i in range(4)}, set(),

@@ -250,18 +250,6 @@ def test_every_named_weight_is_a_parameter_of_its_block(tmp_path: Path, name: st
                 assert part in site.name.split("."), (site.name, same[0])
 
 
-def test_streams_side_by_side_have_no_names(tmp_path: Path) -> None:
-    library = imported("timm.models.crossvit")
-    model = randomised(
-        library.CrossVit(
-            img_size=16, img_scale=(1.0, 1.0), patch_size=(8, 4), num_classes=5, embed_dim=(32, 32),
-            depth=((1, 1, 0),), num_heads=(2, 2), mlp_ratio=(2.0, 2.0, 1.0),
-        )
-    )  # fmt: skip
-    found = catalogue(adopt(written(model, tmp_path / "vit.onnx", "torchscript")).plain)
-    assert not found.recognised
-
-
 def test_parallel_branches_have_numbers(session: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model: Any = randomised(timm_model(block_fn=imported("timm.models.vision_transformer").ParallelThingsBlock))
     plain = adopt(written(model, tmp_path / "vit.onnx", "torchscript")).plain

@@ -5,7 +5,7 @@ Nothing is named here: this says what a part is, `block_names` and `recognise` w
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from math import prod
 from typing import Literal
@@ -109,17 +109,23 @@ class Branches:
         maps = sum(node.op in SOFTMAX for node in joint.branch)
         products = {linear.index for linear in self.linears.values() if linear.index in joint.places}
         attentions = [part for part in recognised if part.index in joint.places]
-        followed = [part for part in all_mlps if part.linears <= products] if kind != "attn" else []
+        followed = list(_outermost(part for part in all_mlps if part.linears <= products)) if kind != "attn" else []
         parts: tuple[BranchPart, ...] = (*attentions, *followed)
         accounted = products == frozenset[int]().union(*map(self._linears_of, parts))
         beside = len(parts) > 1
         if len(attentions) != maps or not all(self._ends(part, joint, beside) for part in parts):
             return StreamStep(joint, kind, ())
-        if kind == "both" and accounted and len(attentions) == len(parts) == 1:
-            kind = "attn"  # what is activated is its context
+        alone = kind == "both" and len(attentions) == len(parts) == 1
+        if alone and (accounted or self._is_all(attentions[0], joint)):
+            kind = "attn"  # what is activated is what it is made of, or its context
         if kind == "attn":
             return StreamStep(joint, kind, parts)
         return StreamStep(joint, kind, parts if accounted else ())
+
+    def _is_all(self, part: AttentionTensors, joint: Joint) -> bool:
+        """Whether all of the branch goes through the attention's projection."""
+        last = self.projection(part.context)
+        return last is not None and between(self.graph, joint.end, {last.output}) is not None
 
     def _linears_of(self, part: BranchPart) -> frozenset[int]:
         if isinstance(part, MlpTensors):
@@ -243,3 +249,9 @@ class Branches:
         while len(uses := self.graph.uses(following[-1])) == 1 and uses[0].op in LAYOUT:
             following.append(uses[0].output)
         return following
+
+
+def _outermost(parts: Iterable[MlpTensors]) -> Iterator[MlpTensors]:
+    """Those that are not a part of another: what is activated before a convolution is an MLP's, too, up to there."""
+    every = list(parts)
+    return (part for part in every if not any(part.linears < other.linears for other in every))

@@ -67,6 +67,11 @@ def joints(graph: Graph) -> Iterator[Joint]:
             yield joint
 
 
+def tokens(graph: Graph) -> list[str]:
+    """Streams that are weights at first: class tokens that attend to the others, which begin without the image."""
+    return [joint.stream for joint in joints(graph) if joint.of_others and joint.stream not in graph.live]
+
+
 def _plain(graph: Graph, node: Node) -> Joint | None:
     live = list(dict.fromkeys(graph.live_inputs(node)))
     for stream, end in (live, live[::-1]) if len(live) == 2 else ():
@@ -104,7 +109,8 @@ def _of_others(graph: Graph, node: Node, residuals: set[str]) -> Joint | None:
     """A stream of its own, a token that is a weight at first, and an attention to the last of another stream."""
     for stream, end in (node.inputs, node.inputs[::-1]):
         made = graph.producer.get(stream)
-        is_token = stream not in graph.live and made is not None and made.op in ("Expand", "Tile")
+        dead = stream not in graph.live or stream in graph.tokens
+        is_token = dead and made is not None and made.op in ("Expand", "Tile")
         if end not in graph.live or not (is_token or stream in residuals):
             continue
         branch = between(graph, end, {stream, *residuals})
@@ -140,6 +146,13 @@ def ancestors(graph: Graph, tensor: str) -> set[int]:
             indices.add(node.index)
             waiting += graph.live_inputs(node)
     return indices
+
+
+def is_embedding(graph: Graph, stream: str) -> bool:
+    """Nothing that a block is made of comes before the stream: no attention, no product but the patches' own."""
+    made = [node for node in graph.nodes if node.index in ancestors(graph, stream)]
+    products = sum(node.op in _PRODUCTS for node in made)
+    return products <= 1 and not any(node.op in SOFTMAX for node in made)
 
 
 def own_numbers(graph: Graph, blocks: Sequence[Sequence[Joint]]) -> list[int]:
