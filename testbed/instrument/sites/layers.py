@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from testbed.instrument.sites.pattern_graph import Graph, Node, Weight
 
-_NORMS = ("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
+_NORMS = ("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization", "GroupNormalization")
 NONLINEAR = frozenset(
     ("Gelu", "QuickGelu", "Erf", "Tanh", "Sigmoid", "Relu", "LeakyRelu", "Elu", "Selu", "Celu", "HardSwish", "Mish")
 ) | {"HardSigmoid", "Swish", "Softplus", "Exp", "Clip"}
@@ -100,9 +100,9 @@ def norms(graph: Graph) -> dict[str, Norm]:
         if node.op in _NORMS:
             affine = [graph.weight(name) for name in node.inputs[1:3] if name]
             weight, bias = (*affine, None, None)[:2]
-            takes, is_centred = frozenset((node.index,)), node.op == "LayerNormalization"
+            takes, is_centred = frozenset((node.index,)), node.op in ("LayerNormalization", "GroupNormalization")
             by_output[node.output] = Norm(node.index, node.inputs[0], node.output, weight, bias, takes, is_centred)
-        elif norm := _decomposed_norm(graph, node) or _decomposed_rms_norm(graph, node):
+        elif norm := _decomposed_norm(graph, node) or _decomposed_rms_norm(graph, node) or _group_norm(graph, node):
             by_output[norm.output] = norm
     return by_output
 
@@ -138,3 +138,15 @@ def _decomposed_rms_norm(graph: Graph, node: Node) -> Norm | None:
                 output, weight = _scaled(graph, node.output)
                 return Norm(square.index, x, output, weight, None, frozenset((square.index, node.index)), False)
     return None
+
+
+def _group_norm(graph: Graph, node: Node) -> Norm | None:
+    """A norm of groups of channels: laid out as one channel a group, normed, laid out anew, times a gain, plus a shift."""
+    if node.op != "InstanceNormalization":
+        return None
+    before, after = graph.producer.get(node.inputs[0]), graph.uses(node.output)
+    if before is None or before.op != "Reshape" or len(after) != 1 or after[0].op != "Reshape":
+        return None
+    gained, weight = _scaled(graph, after[0].output)
+    output, bias = _shifted(graph, gained)
+    return Norm(node.index, before.inputs[0], output, weight, bias, frozenset((before.index,)))

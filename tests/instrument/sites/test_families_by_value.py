@@ -196,7 +196,7 @@ EXPORTS = [
 
 
 def test_separable_attention_is_named_without_scores(session: Any, tmp_path: Path) -> None:
-    """MobileViTv2: one number a token instead of queries; norms of channels in groups have no names."""
+    """MobileViTv2: one number a token instead of queries; its norms are of channels in one group."""
     torch.set_num_threads(1)
     model: Any = randomised(imported("timm").create_model("mobilevitv2_050", num_classes=5))
     plain = adopt(written(model, tmp_path / "model.onnx", "torchscript", size=64)).plain
@@ -210,9 +210,10 @@ def test_separable_attention_is_named_without_scores(session: Any, tmp_path: Pat
         named = {"q": q, "k": k, "v": v, "softmax": q.softmax(-1), "context": seen.fed(block.attn.out_proj)}
         named |= {"proj": seen.out(block.attn.out_proj), "residual": seen.fed(block.norm2)}
         wanted |= {f"block.{i}.attn.{name}": tensor for name, tensor in named.items()}
+        wanted |= {f"block.{i}.norm1": seen.out(block.norm1), f"block.{i}.norm2": seen.out(block.norm2)}
         wanted |= {f"block.{i}.mlp.fc1": seen.out(block.mlp.fc1), f"block.{i}.mlp.residual": seen.out(block)}
     sites = [site for site in found.recognised if site.name in wanted]
-    assert len(sites) == len(wanted) == 9 * len(blocks)
+    assert len(sites) == len(wanted) == 11 * len(blocks)
     assert found.missing["block.8.attn.scores"] == "queries and keys are not multiplied: the attention is linear"
     computed = site_values(session, plain, images, sites)
     for site in sites:
