@@ -12,7 +12,7 @@ from testbed.campaign.evaluate.contract import Evaluator, Injections, NotDetermi
 from testbed.campaign.evaluate.suffix.evaluator import SuffixEvaluator
 from testbed.campaign.evaluate.suffix.routes import Way
 from testbed.campaign.evaluate.suffix.sample import sample
-from testbed.campaign.evaluate.suffix.shortcuts import BARE, SHORTCUTS, Shortcuts
+from testbed.campaign.evaluate.suffix.shortcuts import BARE, SHORTCUTS, STYLES, Shortcuts
 from testbed.campaign.proofs import SuffixRecord, SuffixTrial, WayCheck
 from testbed.core.arrays import Words32
 from testbed.core.errors import EngineError
@@ -117,7 +117,7 @@ def _search(trial: Callable[[Shortcuts], _Trial]) -> tuple[Shortcuts | None, _Tr
     last = trial(Shortcuts())
     if last.passed:
         return Shortcuts(), last
-    for style in ("opaque", "ported"):
+    for style in STYLES:
         plan = BARE.with_(style=style)
         last = trial(plan)
         if last.passed:

@@ -184,6 +184,7 @@ class Segments:
         self, proto: ModelProto, inputs: Sequence[str], shapes: Mapping[str, tuple[int, ...]]
     ) -> PortedSegment:
         """No fusion over a struck tensor, as in the twin."""
+        self._untell(proto)
         sites = sites_inside(proto, self.stages.table)
         if self.plan.style == "ported":
             segment = self._ported(proto, inputs, sites, shapes, self.batch)
@@ -200,6 +201,7 @@ class Segments:
         shapes: Mapping[str, tuple[int, ...]],
         batch: int,
     ) -> PortedSegment:
+        self._untell(proto)
         if not sites:
             return opaque_segment(self._open, proto, inputs, sites, shapes, batch, self.clock)
         whole = self.stages.table
@@ -211,6 +213,14 @@ class Segments:
         model = instrument(proto.SerializeToString(), table).SerializeToString()
         runner = self._open(model, batch=batch)
         return PortedSegment(runner, tuple(inputs), self.clock, table=table, port_of=port_of)
+
+    def _untell(self, proto: ModelProto) -> None:
+        """Takes back, in place, what the file itself does not say of the tensors on the way."""
+        if self.plan.style == "untold":
+            stated = {value.name for value in self.stages.flow.proto.graph.value_info}
+            own = [value for value in proto.graph.value_info if value.name in stated]
+            del proto.graph.value_info[:]
+            proto.graph.value_info.extend(own)
 
 
 def opaque_segment(

@@ -10,13 +10,15 @@ from pydantic import JsonValue
 
 from testbed.core.errors import StaleArtefact
 
-Style = Literal["opaque", "ported"]
+Style = Literal["opaque", "ported", "untold"]
+STYLES: tuple[Style, ...] = get_args(Style)
 SHORTCUTS = ("last", "inside", "rows", "dead")
 
 
 @dataclass(frozen=True)
 class Shortcuts:
-    """``style``: segments keep the twin's tensors apart by opaque reshapes, or by idle ports.
+    """``style``: segments keep the twin's tensors apart by opaque reshapes, or by idle ports; or by opaque reshapes, and are
+    told no more shapes of tensors on the way than the file says itself: engines choose operators by shapes that they know.
 
     ``last``: in the last block only the tokens that the head looks at. ``inside``: a block is resumed from struck q, k
     and v. ``rows``: a fault that is confined to a token is followed through its block by that token alone. ``dead``:
@@ -38,7 +40,7 @@ class Shortcuts:
     @classmethod
     def from_record(cls, values: Mapping[str, Any]) -> Shortcuts:
         """Raises StaleArtefact for a record that another version wrote."""
-        if set(values) != {f.name for f in fields(cls)} or values["style"] not in get_args(Style):
+        if set(values) != {f.name for f in fields(cls)} or values["style"] not in STYLES:
             raise StaleArtefact(
                 "the manifest's record of suffix replay is of another version;"
                 " rerun with `testbed campaign run SPEC --redo gates`"
