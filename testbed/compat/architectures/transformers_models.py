@@ -79,7 +79,8 @@ TRANSFORMERS = (
         num_encoder_blocks=2, sr_ratios=[2, 1], patch_sizes=[7, 3], strides=[4, 2], mlp_ratios=[2, 2],
     ),
     _stages(
-        *("mobilevit", "MobileViT", "MobileViT", 9, 64), image_size=64, hidden_sizes=[16, 24, 32],
+        # of smaller images the last blocks would have one token, which attends to itself whatever its query
+        *("mobilevit", "MobileViT", "MobileViT", 9, 128), image_size=128, hidden_sizes=[16, 24, 32],
         neck_hidden_sizes=[16, 16, 16, 16, 16, 16, 32],
     ),
 )  # fmt: skip
