@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from onnx import AttributeProto, ModelProto, NodeProto
 
 from testbed.core.errors import EngineError, TestbedError
+from testbed.core.process.child import OUT_OF_MEMORY
 from testbed.core.process.isolate import Isolated, WorkerFailed
 from testbed.engines.runner import Arrays, EngineRequest, Runner, open_engine
 from testbed.instrument.lean.stored import loaded
@@ -38,8 +39,12 @@ class Endless(TestbedError):
     """The file was stopped in the middle of a run, or ended its process."""
 
 
+class TooMuchMemory(TestbedError):
+    """A run needs more memory than there is: no verdict on the file."""
+
+
 def open_probe(proto: ModelProto, purpose: str) -> Probe:
-    """ONNX Runtime on this file. Its use raises EngineError, or Endless for a run that does not end.
+    """ONNX Runtime on this file. Its use raises EngineError, TooMuchMemory, or Endless for a run that does not end.
 
     purpose: a name for what the file is here.
     """
@@ -49,8 +54,35 @@ def open_probe(proto: ModelProto, purpose: str) -> Probe:
 def _opened(proto: ModelProto, purpose: str, opener: ProbeOpener) -> Probe:
     model = in_float32(proto).SerializeToString()
     if loop := next(control_flow(proto), ""):
-        return _Isolated(model, purpose, loop, opener)
-    return opener(model, purpose)
+        return _Weighed(_Isolated(model, purpose, loop, opener))
+    return _Weighed(opener(model, purpose))
+
+
+class _Weighed:
+    """An engine whose lack of memory is told from what is wrong with a file."""
+
+    def __init__(self, engine: Probe) -> None:
+        self._engine = engine
+
+    def run(self, feeds: Arrays) -> dict[str, NDArray]:
+        try:
+            return self._engine.run(feeds)
+        except EngineError as error:
+            if OUT_OF_MEMORY.search(str(error)) is None:
+                raise
+            images = len(next(iter(feeds.values())))
+            of = "1 image" if images == 1 else f"{images} images"
+            raise TooMuchMemory(
+                f"a trial run of the model on {of} needs more memory than there is ({error}); free some, or export it for"
+                " smaller images or in fp16"
+            ) from error
+
+    def __enter__(self) -> Self:
+        self._engine.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._engine.__exit__(*error)
 
 
 def open_weightless(proto: ModelProto, purpose: str) -> Probe:
@@ -97,9 +129,14 @@ def _in_nodes(nodes: Iterable[NodeProto]) -> Iterator[str]:
     for node in nodes:
         graphs = [graph for attribute in node.attribute for graph in _graphs(attribute)]
         if graphs:
-            yield f"{node.op_type} {(node.name or ', '.join(node.output))!r}"
+            yield node_in_words(node)
         for graph in graphs:
             yield from _in_nodes(graph.node)
+
+
+def node_in_words(node: NodeProto) -> str:
+    """Operator and name, for people."""
+    return f"{node.op_type} {(node.name or ', '.join(node.output))!r}"
 
 
 def _graphs(attribute: AttributeProto) -> Iterable[Any]:

@@ -18,6 +18,8 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from testbed.core.errors import EngineError, TestbedError, UsageError
 from testbed.core.folder.files import sha256_bytes
+from testbed.instrument.element_types import element_types
+from testbed.instrument.outputs import tensor_outputs
 from testbed.instrument.probe import open_probe, open_skeleton
 from testbed.instrument.quantised import FLOATS
 from testbed.instrument.skeleton import empty_weights, skeleton
@@ -54,7 +56,7 @@ def per_image(proto: ModelProto) -> dict[str, PerImage]:
 
     Raises EngineError when the engine refuses the file, UsageError for inputs other than one.
     """
-    types = _element_types(proto)
+    types = element_types(proto)
     names = [name for node in proto.graph.node for name in node.output if types.get(name) in _FAULTY]
     if not names:
         raise TestbedError(
@@ -118,7 +120,7 @@ def _opset(proto: ModelProto) -> int:
 
 
 def _with_outputs(proto: ModelProto, names: list[str]) -> list[str]:
-    return list(dict.fromkeys((*names, *(value.name for value in proto.graph.output))))
+    return list(dict.fromkeys((*names, *tensor_outputs(proto))))
 
 
 def gives_rows(proto: ModelProto) -> bool:
@@ -126,10 +128,10 @@ def gives_rows(proto: ModelProto) -> bool:
 
     Raises EngineError where the model does not run with so many.
     """
-    types = _element_types(proto)
+    types = element_types(proto)
     names = [name for node in proto.graph.node for name in node.output if types.get(name) in _FAULTY]
     first, second = shapes_at(proto, _with_outputs(proto, names), _BATCHES)
-    ends = [value.name for value in proto.graph.output]
+    ends = tensor_outputs(proto)
     leading = [
         {name for name in ends if shapes[name][:1] == (n,)} for shapes, n in zip((first, second), _BATCHES, strict=True)
     ]
@@ -189,7 +191,10 @@ def _measured(
     except EngineError:  # of an operator that asks for the weights themselves
         whole = ModelProto()
         whole.CopyFrom(proto)
-        runner = open_probe(_asked(whole, names), "shapes")
+        try:
+            runner = open_probe(_asked(whole, names), "shapes")
+        except EngineError as error:
+            raise EngineError(f"{error}; convert or export the file again, so that ONNX Runtime takes it") from error
     value = model_input(proto)
     shape, dtype = input_shape(proto), helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
     with runner:
@@ -264,32 +269,6 @@ def _stated_shape(proto: ModelProto) -> tuple[int, ...]:
         "the model's image size is left open, and its weights do not say it: state it ([model] image_size = 224, or"
         " --image-size 224 of `testbed instrument`), or export it with a fixed size"
     )
-
-
-def _element_types(proto: ModelProto) -> dict[str, int]:
-    """Element type of every tensor that has one."""
-    try:
-        typed = onnx.shape_inference.infer_shapes(_typed_by_the_engine(skeleton(proto)))
-    except Exception as error:  # onnx's own error types differ by version
-        raise TestbedError(f"the ONNX graph is not valid: {str(error).strip().splitlines()[0]}") from error
-    values = (*typed.graph.value_info, *typed.graph.output, *typed.graph.input)
-    return {v.name: v.type.tensor_type.elem_type for v in values if v.type.HasField("tensor_type")}
-
-
-def _typed_by_the_engine(proto: ModelProto) -> ModelProto:
-    """Adds to the model the element types of what operators give that ONNX does not know, as ONNX Runtime has them."""
-    known = {value.name for value in (*proto.graph.value_info, *proto.graph.output)}
-    foreign = [node for node in proto.graph.node if node.domain not in ("", "ai.onnx")]
-    names = [name for node in foreign for name in node.output if name and name not in known]
-    if not names:
-        return proto
-    from testbed.engines.onnxruntime.cpu import element_types
-
-    types = element_types(proto, names)
-    proto.graph.value_info.extend(
-        helper.make_tensor_value_info(name, element, None) for name, element in types.items() if element
-    )
-    return proto
 
 
 def input_name(model: bytes) -> str:

@@ -35,9 +35,16 @@ def check_like_model_run(asked: DataSpec, dataset: Dataset, source: DataSource |
 
 
 def check_like_library(asked: DataSpec, dataset: Dataset, folder: Path) -> None:
-    """The same for a user's own file, beside which a library's configuration may lie (``folder``)."""
+    """The same for a user's own file, beside which a library's configuration may lie (``folder``). Warns of images that are
+    not normalised where nothing says so."""
     if asked.preprocess is None and (file := preprocessing_described(folder)) is not None:
         _check_preprocess(dataset, preprocess_from(file), str(file))
+    elif asked.preprocess is None and dataset.preprocess.name == "none":
+        log.warning(
+            "data: preprocess is not stated, and no library's configuration lies beside the file: images are fed as %s; most"
+            ' models are trained on normalised ones: state data.preprocess, "none" where this is meant',
+            dataset.preprocess.one_line(dataset.image),
+        )
     names = classes_beside(folder)
     if asked.classes is None and names is not None and sorted(names) == sorted(dataset.classes):
         _check_classes(dataset, names, str(folder / "config.json"))

@@ -41,7 +41,7 @@ from testbed.golden.shared import SharedGolden, array_name
 from testbed.instrument.adopt.ending import check_logits
 from testbed.instrument.adopt.file import Adopted, adopt
 from testbed.instrument.adopt.images import takes_pixels
-from testbed.instrument.adopt.judged import image_side, judged
+from testbed.instrument.adopt.judged import check_weights, image_side, judged
 from testbed.instrument.adopt.sizes import check_memory
 from testbed.instrument.cut.module import AttentionModule
 from testbed.instrument.quantised import number_format_of, parameters
@@ -81,6 +81,7 @@ class OnnxSubject:
             adopted = judged(adopted, spec.model.onnx, len(dataset.classes))
         proto = onnx.load_from_string(adopted.plain)
         check_fit(proto, dataset, spec.model.onnx)
+        check_weights(proto, spec.model.onnx)
         warn_of_split(spec, dataset)
         check_memory(proto, spec.model.onnx, 1 if fixed_batch(proto) else spec.engine.sketched_batch)
         return cls(spec, dataset, adopted)

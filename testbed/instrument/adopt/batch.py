@@ -15,7 +15,9 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from testbed.core.errors import EngineError, UsageError
 from testbed.instrument.adopt.batch_axis import opened_along_axes
-from testbed.instrument.probe import Probe, open_probe, open_weightless
+from testbed.instrument.lean.stored import TooLarge
+from testbed.instrument.outputs import tensor_outputs
+from testbed.instrument.probe import Probe, TooMuchMemory, open_probe, open_weightless
 from testbed.instrument.shapes import gives_rows, input_shape, model_input
 from testbed.instrument.sites.fused import graph_of
 from testbed.instrument.sites.pattern_graph import Graph
@@ -27,6 +29,7 @@ _ADVICE = (
     "export it with a dynamic batch: torch.onnx.export(..., dynamic_shapes=({0: 'batch'},)) or, with the older exporter,"
     " dynamic_axes={'images': {0: 'batch'}}"
 )
+_SIZES = "export it again, for images of the channels and size that it was built for"
 _NUMBERS = {"batch/zero": 0, "batch/one": 1, "batch/last": 2**31 - 1}
 
 
@@ -47,7 +50,7 @@ def with_dynamic_batch(proto: ModelProto) -> tuple[ModelProto, str]:
             dynamic = rewrite(proto, trouble.held)
             if _is_proven(proto, dynamic, trouble.held):
                 return dynamic, f"its batch, {held}, is made dynamic; checked to give the same rows"
-        except EngineError:
+        except (EngineError, TooMuchMemory, TooLarge):
             continue
     if trouble.held != 1:
         raise UsageError(f"{trouble.why}; {_ADVICE}")
@@ -96,7 +99,12 @@ def _trouble(proto: ModelProto) -> _Trouble | None:
         if not two or not three:
             held = 3 if two else 2
             return _Trouble(f"{declares} its graph holds it to {held} images", held)
-        if refused(1):
+        if alone := refused(1):
+            if alone == two:  # whatever the batch
+                sizes = ", ".join(map(str, input_shape(proto)))
+                raise UsageError(
+                    f"the model does not run on images of ({sizes}), as its input declares them: {alone}; {_SIZES}"
+                )
             return _Trouble(f"{declares} it runs neither with one image nor with two ({two})", 0)
     return _Trouble(f"{declares} its graph holds it to one image", 1)
 
@@ -140,8 +148,9 @@ def _outputs(runner: Probe, proto: ModelProto, images: NDArray[np.float32]) -> N
     """(n, ...) all outputs that have a row for each of the images, side by side, in double precision."""
     value = model_input(proto)
     dtype = helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
-    outputs = runner.run({value.name: images.astype(dtype)}).values()
-    rows = [np.asarray(output) for output in outputs if np.shape(output)[:1] == (len(images),)]
+    given = runner.run({value.name: images.astype(dtype)})
+    outputs = [np.asarray(given[name]) for name in tensor_outputs(proto)]
+    rows = [output for output in outputs if output.shape[:1] == (len(images),)]
     flat = [row.reshape(len(images), -1).astype(np.float64) for row in rows]
     return np.concatenate([np.empty((len(images), 0)), *flat], axis=1)
 

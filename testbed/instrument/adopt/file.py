@@ -14,13 +14,14 @@ from onnx import ModelProto, TensorProto, helper
 from testbed.core.errors import TestbedError
 from testbed.export.layout import fold_transposes
 from testbed.instrument.adopt.batch import with_dynamic_batch
+from testbed.instrument.adopt.control import check_control_flow
 from testbed.instrument.adopt.functions import inlined
 from testbed.instrument.adopt.images import with_float_images, with_image_size
 from testbed.instrument.adopt.outputs import with_output
 from testbed.instrument.adopt.sizes import check_memory
 from testbed.instrument.adopt.sources import read_onnx
 from testbed.instrument.lean.stored import LARGEST, load_weight, loaded, size_of, too_large
-from testbed.instrument.probe import Endless
+from testbed.instrument.probe import Endless, TooMuchMemory
 from testbed.instrument.shapes import FLOATS
 from testbed.instrument.sites.named import is_own
 
@@ -56,8 +57,9 @@ def adopt_lean(path: Path, output: str | None = None, image_size: int | None = N
 
     output: the name of the only one to keep; all unless stated. image_size: height and width of images, where the file leaves
     them open. Raises UsageError for a path that is no file, for an output that it does not have, for images of another size,
-    for inputs that are no images, for tensors larger than memory and for a batch of several that cannot be made dynamic,
-    TestbedError for a file that is not ONNX, is damaged, or that ports cannot be built into.
+    for inputs that are no images, outputs that are no tensors, tensors larger than memory and for a batch of several that
+    cannot be made dynamic, TestbedError for a file that is not ONNX, is damaged, whose branches or loops depend on the images,
+    or that ports cannot be built into.
     """
     proto, changes = read_onnx(path)
     if output is not None and (change := with_output(proto, output, str(path))):
@@ -78,9 +80,10 @@ def adopt_lean(path: Path, output: str | None = None, image_size: int | None = N
     _load_transposed(proto)
     if folded := fold_transposes(proto):
         changes.append(f"{len(folded)} weights are stored transposed, as they are used")
+    check_control_flow(proto, str(path))
     try:
         dynamic, change = with_dynamic_batch(proto)
-    except Endless as error:
+    except (Endless, TooMuchMemory) as error:
         raise TestbedError(f"{path}: {error}") from error
     if change:
         proto = dynamic

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import numpy as np
 import onnx
-from onnx import ModelProto, TensorProto
+from onnx import ModelProto, TensorProto, numpy_helper
 
 from testbed.core.errors import UsageError
 from testbed.core.protected import is_detecting
 from testbed.instrument.adopt.ending import with_logits
 from testbed.instrument.adopt.file import Adopted
 from testbed.instrument.adopt.outputs import with_logits_alone
+from testbed.instrument.quantised import FLOATS
 from testbed.instrument.shapes import input_shape, model_input
 
 
@@ -25,6 +27,19 @@ def judged(adopted: Adopted, file: str, classes: int) -> Adopted:
     if not changes:
         return adopted
     return Adopted(cut.SerializeToString(deterministic=True), (*adopted.changes, *changes))
+
+
+def check_weights(proto: ModelProto, file: str) -> None:
+    """Raises UsageError, with its name, for a weight that holds NaN: so would every output."""
+    for tensor in proto.graph.initializer:
+        if tensor.data_type not in FLOATS:
+            continue
+        values = numpy_helper.to_array(tensor)
+        if count := int(np.isnan(values).sum()):
+            raise UsageError(
+                f"{file}: its weight {tensor.name!r} holds NaN ({count:,} of {values.size:,} numbers); its outputs would be"
+                " NaN, too: export the model from a checkpoint whose training did not diverge"
+            )
 
 
 def image_side(proto: ModelProto) -> int:

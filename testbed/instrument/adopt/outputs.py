@@ -11,6 +11,7 @@ from testbed.core.errors import UsageError
 from testbed.core.words.nearest import unknown
 from testbed.instrument.adopt.batch import run_rows
 from testbed.instrument.adopt.mend import used_by
+from testbed.instrument.outputs import tensor_outputs
 from testbed.instrument.quantised import FLOATS
 from testbed.instrument.shapes import fixed_batch, input_shape, measured_shapes
 
@@ -70,8 +71,7 @@ def with_logits_alone(proto: ModelProto, file: str, classes: int) -> list[str]:
 
 def _shapes(proto: ModelProto) -> dict[str, tuple[int, ...]]:
     """Shapes of the outputs that are tensors, for two images, or for one where the file takes no more."""
-    names = [value.name for value in proto.graph.output if value.type.HasField("tensor_type")]
-    return measured_shapes(proto, names, 1 if fixed_batch(proto) else 2)
+    return measured_shapes(proto, tensor_outputs(proto), 1 if fixed_batch(proto) else 2)
 
 
 def _chosen(shapes: dict[str, tuple[int, ...]], file: str, classes: int) -> tuple[str, str]:

@@ -94,12 +94,16 @@ def forget(tensor: TensorProto, was_inline: bool) -> None:
         tensor.data_location = TensorProto.DEFAULT  # as onnx leaves it
 
 
+class TooLarge(TestbedError):
+    """A model of 2 GiB and more where its weights are needed in one piece."""
+
+
 def loaded(proto: ModelProto) -> ModelProto:
-    """The model with all its weights; ``proto`` itself where it holds them. Raises TestbedError for 2 GiB and more."""
+    """The model with all its weights; ``proto`` itself where it holds them. Raises TooLarge for 2 GiB and more."""
     if all(stored_of(tensor) is None for tensor in proto.graph.initializer):
         return proto
     if size_of(proto) >= LARGEST:
-        raise TestbedError(too_large(size_of(proto)))
+        raise TooLarge(f"the model {too_large(size_of(proto))}")
     whole = ModelProto()
     whole.CopyFrom(proto)
     for tensor in whole.graph.initializer:

@@ -5,7 +5,6 @@ Oracle: the file itself, run by ONNX Runtime on the same images; the torch model
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +17,11 @@ from numpy.typing import NDArray
 
 from testbed.campaign.run import Run
 from testbed.campaign.summary.record import Summary
-from testbed.compat.exporters import quiet
 from testbed.core.errors import UsageError
 from testbed.data import load
-from tests.support.exporters import calibration_of
-from tests.support.file_forms import ENDINGS, FORMS, image_name
+from tests.support.file_forms import ENDINGS, FORMS
 from tests.support.foreign_campaigns import Finished, changed, run
-from tests.support.libraries import imported
+from tests.support.quantised_files import QUANTISED, quantised
 
 SITES = ["embed", "block.0.norm1", "block.1.mlp.fc1"]
 
@@ -123,49 +120,9 @@ def test_a_file_of_one_image_runs_one_fault_at_a_time(finished: Finished, tmp_pa
         assert list(one.results["outcome"]) == list(other.results["outcome"])
 
 
-Quantise = Callable[[Path, Path, NDArray], None]
-
-
-def statically(style: str) -> Quantise:
-    def quantise(source: Path, target: Path, images: NDArray) -> None:
-        library = imported("onnxruntime.quantization")
-        form, kinds = getattr(library.QuantFormat, style), library.QuantType
-        library.quantize_static(
-            str(source),
-            str(target),
-            calibration_of(images),
-            quant_format=form,
-            activation_type=kinds.QUInt8,
-            weight_type=kinds.QInt8,
-        )
-
-    return quantise
-
-
-def dynamically(source: Path, target: Path, images: NDArray) -> None:
-    imported("onnxruntime.quantization").quantize_dynamic(source, target)
-
-
-QUANTISED: dict[str, tuple[Quantise, str]] = {
-    "Q/DQ": (statically("QDQ"), "uint8"),
-    "operators on integers": (statically("QOperator"), "uint8"),
-    "at run time": (dynamically, "fp32"),
-}
-
-
 @pytest.mark.parametrize("kind", QUANTISED)
 def test_quantised_files_have_campaigns(kind: str, finished: Finished, tmp_path: Path) -> None:
-    quantise, dtype = QUANTISED[kind]
-    source = onnx.load(finished.file)
-    name, new = image_name(source), "images"
-    for node in source.graph.node:
-        node.input[:] = [new if tensor == name else tensor for tensor in node.input]
-    source.graph.input[0].name = new
-    onnx.save(source, tmp_path / "source.onnx")
-    with quiet():
-        quantise(
-            tmp_path / "source.onnx", tmp_path / "vit.onnx", load("digits", image=16, seed=3).train.batch(slice(64))
-        )
+    dtype = quantised(kind, finished.file, tmp_path / "vit.onnx")
     weights = {"where": "weight", "sites": ["block.1.mlp.fc2.weight"]}
     sections = [*faults(bits=[1, 6]), *faults(bits=[1, 6], **weights)]
     summary = campaign(finished, tmp_path / "run", tmp_path / "vit.onnx", engine={"precision": "int8"}, faults=sections)

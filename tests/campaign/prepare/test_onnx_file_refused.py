@@ -18,6 +18,7 @@ from torch import nn
 
 from testbed.campaign.facts import check_facts
 from testbed.campaign.prepare.onnx_file import OnnxSubject
+from testbed.campaign.preview.dry_run import dry_run_plan
 from testbed.campaign.spec.campaign import parse_spec
 from testbed.core.errors import GateFailed, UsageError
 from testbed.core.folder.runfolder import RunFolder
@@ -70,6 +71,46 @@ def _register_three_classes() -> None:
         images = np.zeros((12, 8, 8), np.uint8)
         whole = Examples.from_arrays("stripes", images, np.arange(12) % 3)
         return Collection(classes=["a", "b", "c"], test=whole)
+
+
+def test_weights_without_a_value_are_refused_by_name(finished: Finished, tmp_path: Path) -> None:
+    proto = onnx.load(finished.file)
+    weight = next(tensor for tensor in proto.graph.initializer if tensor.name == "head.weight")
+    values = np.array(numpy_helper.to_array(weight))
+    values[3, 7] = np.nan
+    weight.CopyFrom(numpy_helper.from_array(values, weight.name))
+    onnx.save(proto, tmp_path / "vit.onnx")
+    spec = parse_spec(changed(finished, model={"onnx": str(tmp_path / "vit.onnx")}))
+    for attempt in (lambda: dry_run_plan(spec), lambda: run(spec.model_dump(mode="json"), tmp_path / "run")):
+        with pytest.raises(
+            UsageError, match=r"vit\.onnx: its weight 'head\.weight' holds NaN \(1 of 320 numbers\); .* export"
+        ):
+            attempt()
+    assert not (tmp_path / "run").exists()
+
+
+def test_images_that_are_not_normalised_are_told_unless_stated(
+    finished: Finished, caplog: pytest.LogCaptureFixture
+) -> None:
+    values = changed(finished, data={"name": "gray pictures"}, tiers={"images": [1, 1]})
+    _register_gray_pictures()
+    OnnxSubject.of(parse_spec(values), None)
+    assert "data: preprocess is not stated" in caplog.text
+    assert "images are fed as none: " in caplog.text
+    for stated in ("none", {"mean": [0.3], "std": [0.4]}):
+        caplog.clear()
+        OnnxSubject.of(parse_spec(changed(finished, data={"name": "gray pictures", "preprocess": stated})), None)
+        assert "not stated" not in caplog.text
+
+
+def _register_gray_pictures() -> None:
+    from testbed.data import Collection, Examples, register
+
+    @register("gray pictures")
+    def pictures(request: Any) -> Collection:
+        images = np.random.default_rng(0).integers(0, 256, (40, 8, 8), np.uint8)
+        whole = Examples.from_arrays("gray", images, np.arange(40) % 10)
+        return Collection(classes=[str(n) for n in range(10)], test=whole)
 
 
 def test_a_model_that_does_not_know_the_data_fails_the_accuracy_gate(finished: Finished, tmp_path: Path) -> None:
