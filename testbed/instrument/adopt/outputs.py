@@ -103,12 +103,12 @@ def _without_argmax(proto: ModelProto, file: str) -> str:
     images = np.random.default_rng(0).standard_normal((_ROWS, *input_shape(proto))).astype(np.float32)
     if fixed_batch(proto):
         images = images[:1]
-    chosen = run_rows(proto, images).reshape(len(images), -1)
+    chosen = run_rows(proto, images).reshape(-1)
     output.CopyFrom(helper.make_tensor_value_info(made.input[0], TensorProto.FLOAT, ["batch", None]))
     proto.graph.node.remove(made)
     logits = run_rows(proto, images)
     output.CopyFrom(helper.make_tensor_value_info(made.input[0], TensorProto.FLOAT, ["batch", *logits.shape[1:]]))
-    if chosen.shape[1] != 1 or not np.array_equal(logits.reshape(len(images), -1).argmax(1), chosen[:, 0]):
+    if len(chosen) != len(images) or not np.array_equal(logits.reshape(len(images), -1).argmax(1), chosen):
         raise UsageError(f"{file} ends in ArgMax, though not over its classes alone; export the logits")
     return "it ends in ArgMax, which is cut: its output is now the logits"
 

@@ -12,6 +12,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from testbed.core.errors import UsageError
 from testbed.instrument.adopt.ending import check_logits, with_logits
+from testbed.instrument.adopt.outputs import with_logits_alone
 
 X = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
 W = np.random.default_rng(1).standard_normal((4, 5)).astype(np.float32)
@@ -94,6 +95,25 @@ def test_independent_probabilities_are_refused(op: str) -> None:
 def test_a_softmax_over_the_batch_is_refused() -> None:
     with pytest.raises(UsageError, match="not over its classes alone"):
         with_logits(model(node("Softmax", "z", "y", axis=0)), "vit.onnx")
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        (node("ArgMax", "z", "y", axis=0, keepdims=0),),
+        (node("ArgMax", "z", "y", axis=0, keepdims=1),),
+        (node("Unsqueeze", "z", "u", "two"), node("ArgMax", "u", "y", axis=2, keepdims=0)),
+        (node("Concat", "z", "u", "z", axis=0), node("ArgMax", "u", "y", axis=1, keepdims=0)),
+        (node("Concat", "z", "u", "z", axis=1), node("ArgMax", "u", "y", axis=1, keepdims=0, select_last_index=1)),
+    ],
+)
+def test_a_class_number_that_is_not_of_the_largest_of_all_classes_is_refused(nodes: tuple[NodeProto, ...]) -> None:
+    """Over the batch, over an axis of one, of other rows, of the last of two that are as large."""
+    proto = model(*nodes, output_type=TensorProto.INT64, two=np.array([2]))
+    with pytest.raises(
+        UsageError, match=r"vit\.onnx ends in ArgMax, though not over its classes alone; export the logits"
+    ):
+        with_logits_alone(proto, "vit.onnx", 5)
 
 
 def test_probabilities_of_another_origin_are_told_by_their_values() -> None:
