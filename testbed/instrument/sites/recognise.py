@@ -54,10 +54,11 @@ class _Recogniser:
             for kind in {"attn", "mlp"} - {step.kind for step in block} if block[0].kind != "both" else ():
                 self.namer.lacks(f"block.{number}.{kind}", "no such branch is recognised in this block")
         self._left_out(recognised, steps)
-        if self._is_one_stream(steps):
+        streams = Streams(self.branches, steps)
+        if self._is_one_stream(steps) or len(streams.starts) < 2:
             self._outside(steps[0].joint.stream, last)
         else:
-            Streams(self.branches, steps).name_outside(self.namer)
+            streams.name_outside(self.namer)
         return self.namer.settled()
 
     def _blocks(self, steps: list[StreamStep]) -> list[list[StreamStep]]:

@@ -182,3 +182,16 @@ def test_streams_are_cut_together(two_streams: tuple[Any, Catalogue]) -> None:
     for before, after in pairwise(stages):
         assert after.inputs == [before.end, *before.beside_end]
         assert {*before.outputs} <= {*after.inputs}
+
+
+def test_streams_that_begin_as_one_have_no_numbers(tmp_path: Path) -> None:
+    """CoaT: what three scales do side by side after the serial blocks is not recognised, and nothing is said of it."""
+    torch.set_num_threads(1)
+    sizes = {"img_size": 32, "patch_size": 4, "embed_dims": (64,) * 4, "serial_depths": (1,) * 4, "parallel_depth": 1}
+    model = randomised(imported("timm").create_model("coat_mini", num_classes=5, num_heads=8, **sizes))
+    found = catalogue(adopt(written(model, tmp_path / "model.onnx", "torchscript", size=32)).plain)
+    named = {site.name for site in found.recognised}
+    assert {"embed", "head", "block.3.mlp.residual"} <= named
+    assert {site.block for site in found.recognised} == {None, 0, 1, 2, 3}
+    assert not [name for name in named if name.startswith("stream.")]
+    assert found.missing["3 attentions"] == "outside the stream of blocks"
