@@ -138,10 +138,11 @@ def deploy_module(
     rtol: float = 1e-5,
     batch: int = 64,
     threads: int = 1,
+    image_size: int | None = None,
     progress: Callable[[int], AbstractContextManager[Advance]] | None = None,
 ) -> Deployed:
     """Cuts ``target``, "attention" or "attention:N", out of an ONNX file, and writes it beside it. Its outputs are compared
-    with what the whole file's engine holds there, of images of normal random numbers.
+    with what the whole file's engine holds there, of images of normal random numbers. image_size: see `adopt`.
 
     Raises UsageError for another target, a block that cannot be cut out and a precision that is not the file's own,
     EngineError when the engine cannot take the file.
@@ -153,7 +154,7 @@ def deploy_module(
             f"{file} is an ONNX file, which is deployed as it is; what is exported of it is one attention module: --target"
             " attention or attention:N"
         )
-    whole = catalogue(adopt(file).plain)
+    whole = catalogue(adopt(file, image_size=image_size).plain)
     module = cut_attention(whole, str(file), int(number) if number else None)
     own = _precision(module)
     if precision not in ("fp32", own):

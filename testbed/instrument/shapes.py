@@ -267,7 +267,7 @@ def _stated_shape(proto: ModelProto) -> tuple[int, ...]:
                 return channels, dims[1] or side * patch[0], dims[2] or side * patch[-1]
     raise UsageError(
         "the model's image size is left open, and its weights do not say it: state it ([model] image_size = 224, or"
-        " --image-size 224 of `testbed instrument`), or export it with a fixed size"
+        " --image-size 224 of `testbed instrument` and `export`), or export it with a fixed size"
     )
 
 

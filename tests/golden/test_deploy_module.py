@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 import pytest
 import torch
@@ -43,6 +44,22 @@ def test_the_file_beside_it_computes_the_library_s_module(model: Any, file: Path
     np.testing.assert_allclose(output, seen.out(attention).numpy(), rtol=1e-5, atol=1e-5)
 
 
+def test_the_size_of_images_that_a_file_leaves_open_can_be_stated(file: Path, tmp_path: Path) -> None:
+    proto = onnx.load(file)
+    for dim in proto.graph.input[0].type.tensor_type.shape.dim[2:]:
+        dim.dim_param = "side"
+    onnx.save(proto, tmp_path / "open.onnx")
+    modules = []
+    for source, stated in ((file, []), (tmp_path / "open.onnx", ["--image-size", "16"])):
+        done = CliRunner().invoke(cli, ["export", str(source), "--target", "attention:0", "--json", *stated])
+        assert done.exit_code == 0, done.output
+        modules.append(onnx.load(json.loads(done.stdout)["file"]).graph)
+    assert modules[0].node == modules[1].node
+    refused = CliRunner().invoke(cli, ["export", str(file), "--target", "attention:0", "--image-size", "24"])
+    assert refused.exit_code == 2
+    assert "takes images of 16 x 16, not 24 x 24" in refused.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -58,3 +75,9 @@ def test_what_cannot_be_exported_of_it_is_refused(file: Path, arguments: list[st
     assert done.exit_code == 2
     assert message in done.stderr
     assert sorted(file.parent.iterdir()) == before
+
+
+def test_a_run_folder_says_its_own_size(tmp_path: Path) -> None:
+    done = CliRunner().invoke(cli, ["export", str(tmp_path), "--target", "attention:0", "--image-size", "16"])
+    assert done.exit_code == 2
+    assert "--image-size is of an ONNX file" in done.stderr

@@ -63,7 +63,9 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_what_nothing_says_is_asked_for(file: Path) -> None:
-    with pytest.raises(UsageError, match=r"\[model\] image_size = 224, or --image-size 224 of `testbed instrument`"):
+    with pytest.raises(
+        UsageError, match=r"\[model\] image_size = 224, or --image-size 224 of `testbed instrument` and `export`"
+    ):
         adopt(file)
 
 

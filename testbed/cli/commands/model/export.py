@@ -11,7 +11,7 @@ from testbed.cli.commands.golden.record import batch_option
 from testbed.cli.common import emit, example, json_option
 from testbed.cli.options.numbers import Number, Threads, Whole
 from testbed.cli.options.types import EngineOption
-from testbed.core.errors import GateFailed
+from testbed.core.errors import GateFailed, UsageError
 from testbed.core.formats import PRECISIONS
 from testbed.core.words.bounds import at_least
 
@@ -58,6 +58,12 @@ if TYPE_CHECKING:
 @click.option("--calibration-images", type=Whole(1), default=256, show_default=True, help="For int8.")
 @click.option("--calibration-method", default="MinMax", show_default=True, help="MinMax, Entropy or Percentile.")
 @click.option("--calibration-data", metavar="NAME", help="Data set with the training images, where DIR's has none.")
+@click.option(
+    "--image-size",
+    metavar="N",
+    type=Whole(1, 8192),
+    help="Height and width of FILE.onnx's images, where it leaves them open and its weights do not say them.",
+)
 @batch_option
 @click.option("--threads", type=Threads(), default=1, show_default=True, help="Of the engine.")
 @json_option
@@ -72,6 +78,7 @@ def export(
     calibration_images: int,
     calibration_method: str,
     calibration_data: str | None,
+    image_size: int | None,
     batch: int,
     threads: int,
     as_json: bool,
@@ -98,8 +105,10 @@ def export(
         "progress": lambda total: progress_on_stderr(total, "images"),
     }
     if folder.is_file():
-        deployed, against = deploy_module(folder, target, precision, **options), "whole file"
+        deployed, against = deploy_module(folder, target, precision, image_size=image_size, **options), "whole file"
     else:
+        if image_size is not None:
+            raise UsageError(f"--image-size is of an ONNX file; the model in {folder} says its own: leave it out")
         calibration = Calibration(calibration_images, calibration_method, calibration_data or "train")
         deployed, against = deploy(folder, target, precision, calibration=calibration, **options), "reference golden"
     emit(deployed, as_json, lambda: _parity_text(deployed, against))
