@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from testbed.campaign.evaluate.choose import prove_activations, prove_weights
 from testbed.campaign.evaluate.golden_words import golden_words
+from testbed.campaign.evaluate.repay import unrepaid
 from testbed.campaign.evaluate.weights.in_place import weight_gate_of
 from testbed.campaign.execute.checks import (
     DRIFT,
@@ -45,6 +46,7 @@ from testbed.campaign.gate_facts import (
 )
 from testbed.campaign.prepare.row_gate import row_influence
 from testbed.campaign.prepare.stages import Preparation
+from testbed.campaign.proofs import WHOLE as WHOLE_TWIN
 from testbed.campaign.proofs import Proof
 from testbed.core.errors import GateFailed, TestbedError, UsageError
 from testbed.core.site import Site, Where
@@ -256,15 +258,18 @@ class _Gates:
             prove_activations if where == "activation" else prove_weights,
             self.workplace.engine(target, where),
         )
-        facts = self.before.gate(
-            "evaluation",
-            engine,
-            EvaluationFacts,
-            lambda: EvaluationFacts(**prove(self.workplace, target, sites).to_json()),
-            sites=sites,
-            settings={"evaluation": self.spec.engine.evaluation},
-        )
-        proof = Proof(target, where, facts.by, facts.why, facts.record)
+        if why := "" if self.spec.engine.evaluation == WHOLE_TWIN else unrepaid(self.workplace, target, where, sites):
+            proof = Proof(target, where, WHOLE_TWIN, why)
+        else:
+            facts = self.before.gate(
+                "evaluation",
+                engine,
+                EvaluationFacts,
+                lambda: EvaluationFacts(**prove(self.workplace, target, sites).to_json()),
+                sites=sites,
+                settings={"evaluation": self.spec.engine.evaluation},
+            )
+            proof = Proof(target, where, facts.by, facts.why, facts.record)
         why = f" ({proof.why})" if proof.why else ""
         log.info("gates: faults in %ss of %s are evaluated by: %s%s", where, target, proof.by, why)
         return proof

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from testbed.campaign.evaluate.contract import Evaluator, Injections, NotDeterministic, same_words
 from testbed.campaign.evaluate.suffix.evaluator import SuffixEvaluator
 from testbed.campaign.evaluate.suffix.routes import Way
-from testbed.campaign.evaluate.suffix.sample import sample
+from testbed.campaign.evaluate.suffix.sample import PER_KIND, sample
 from testbed.campaign.evaluate.suffix.shortcuts import BARE, SHORTCUTS, STYLES, Shortcuts
 from testbed.campaign.proofs import SuffixRecord, SuffixTrial, WayCheck
 from testbed.core.arrays import Words32
 from testbed.core.errors import EngineError
-from testbed.core.site import Site
+from testbed.core.site import Site, SiteTable
 from testbed.instrument.cut.flow import CannotCut
 
 MakeSuffixEvaluator = Callable[[Shortcuts], SuffixEvaluator]
@@ -58,7 +58,7 @@ def prove_suffix(
     live: Live,
     images: int,
     seed: int,
-    per_site_kind: int = 4,
+    per_site_kind: int = PER_KIND,
     sites: Sequence[Site] | None = None,
 ) -> SuffixProof:
     """Evaluates a seeded sample of real faults of every kind of site in the first, a middle and the last block, both ways.
@@ -81,8 +81,8 @@ def prove_suffix(
             return _Trial(error=str(error))
         try:
             if wanted is None:
-                each = per_site_kind if _tells_all(evaluator) else _COARSE * per_site_kind
                 table = evaluator.stages.table
+                each = per_site_kind * repeats(table)
                 injections = sample(table.ports, table if sites is None else sites, live, images, each, seed)
                 wanted = injections, outputs_of(whole, injections)
             outcome = _compared(evaluator, whole, *wanted)
@@ -106,10 +106,10 @@ def prove_suffix(
     return SuffixProof(plan, record)
 
 
-def _tells_all(evaluator: SuffixEvaluator) -> bool:
-    """Whether all differences show in the output: in coarse formats one on the way is often rounded away before the
-    output: more faults must be seen."""
-    return all(site.format.bits == 32 for site in evaluator.stages.table if site.where == "activation")
+def repeats(table: SiteTable) -> int:
+    """How many times as many faults the gate needs: in coarse formats a difference on the way is often rounded away before
+    the output."""
+    return 1 if all(site.format.bits == 32 for site in table if site.where == "activation") else _COARSE
 
 
 def _search(trial: Callable[[Shortcuts], _Trial]) -> tuple[Shortcuts | None, _Trial]:

@@ -18,6 +18,8 @@ from testbed.core.formats import Format
 from testbed.core.site import Site
 from testbed.instrument.ports.feed import NO_SITE, PortFeed
 
+PER_KIND = 4
+"""Faults of each number of points, per kind of site and block."""
 _ALL = 2**32 - 1
 _OF_SIZE = (16, 8, 2, 2, 1, 1, 1, 1)  # words in each binade, from the largest down
 _SQUARES = 4  # binades on each side of the largest number's root
@@ -60,6 +62,12 @@ def sample(
     injections = Injections(rng.integers(images, size=len(site)), unknown)
     words = np.where(unknown.site == NO_SITE, 0, live(injections)).astype(np.uint32)
     return Injections(injections.image, unknown.with_golden(words))
+
+
+def sample_size(sites: Iterable[Site], per_kind: int) -> int:
+    """How many faults `sample` makes."""
+    rng = np.random.default_rng(0)
+    return sum(2 * per_kind * len(alike) + len(loud_words(alike[0].format, rng)) for alike in _kinds(sites))
 
 
 def loud_words(form: Format, rng: np.random.Generator) -> list[int]:

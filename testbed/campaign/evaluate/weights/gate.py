@@ -27,6 +27,7 @@ _PLANS = (
 )
 
 
+_PER_KIND = 2
 _NAMELESS = 6  # tensors of a kind whose names say only where the exporter counted: several kinds may be among them
 
 
@@ -39,7 +40,7 @@ class WeightProof:
 
 
 def prove_weights(
-    make: MakeWeightSuffix, whole: RunWhole, sites: Sequence[Site], seed: int, per_site_kind: int = 2
+    make: MakeWeightSuffix, whole: RunWhole, sites: Sequence[Site], seed: int, per_site_kind: int = _PER_KIND
 ) -> WeightProof:
     """Strikes a seeded sample of weights of every kind in the first, a middle and the last block, both ways.
 
@@ -89,6 +90,11 @@ def _wrong(suffix: WeightSuffix, faults: list[list[WeightFault]], wanted: list[F
 
 def _equal(left: tuple[NDArray, NDArray], right: tuple[NDArray, NDArray]) -> bool:
     return all(np.array_equal(as_words(a), as_words(b)) for a, b in zip(left, right, strict=True))
+
+
+def trial_count(sites: Sequence[Site], per_kind: int = _PER_KIND) -> int:
+    """How many faults `prove_weights` runs both ways."""
+    return sum(1 + (per_kind if site.elements > 1 else 1) for site in _of_each_kind(sites))
 
 
 def _sample(faulty: Sequence[Site], per_kind: int, seed: int) -> Iterator[list[WeightFault]]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from testbed.campaign.evaluate.contract import FaultyRun
 from testbed.campaign.evaluate.weights import evaluator as suffix_weights
 from testbed.campaign.evaluate.weights.evaluator import WeightShortcuts, WeightSuffix
-from testbed.campaign.evaluate.weights.gate import prove_weights
+from testbed.campaign.evaluate.weights.gate import prove_weights, trial_count
 from testbed.core.arrays import Int64s
 from testbed.core.errors import EngineError, StaleArtefact
 from testbed.core.outcome import How
@@ -144,6 +144,7 @@ def test_the_gate_finds_a_plan(backend: str) -> None:
     model = WeightLab(exported("pre-norm"), backend=backend)
     proof = prove_weights(model.suffix, model.inject, model.weights, seed=1, per_site_kind=2)
     assert proof.plan is not None
+    assert proof.record.faults == trial_count(model.weights)
     assert WeightShortcuts.from_record(json.loads(json.dumps(proof.record.to_json()))["plan"]) == proof.plan
     with pytest.raises(StaleArtefact, match="redo gates"):
         WeightShortcuts.from_record({"start": "weight"})

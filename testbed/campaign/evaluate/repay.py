@@ -1,0 +1,44 @@
+"""Whether a gate's runs are repaid: in large models an inference takes seconds, and a gate hundreds of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from testbed.campaign.evaluate.suffix.gate import repeats
+from testbed.campaign.evaluate.suffix.sample import PER_KIND, sample_size
+from testbed.campaign.evaluate.weights.gate import trial_count
+from testbed.campaign.folder.workplace import Workplace
+from testbed.campaign.plan.sections import sampled_strata
+from testbed.core.site import Site, SiteTable, Where
+
+LARGE_MODEL = 50_000_000
+"""Parameters from which on gates are weighed against the campaign; in smaller models they take a minute."""
+
+
+def unrepaid(workplace: Workplace, target: str, where: Where, sites: Sequence[Site]) -> str:
+    """Why no faster evaluation is looked for; empty where one is.
+
+    It saves about half of each fault's time, and its gate runs every sampled fault both ways: with fewer than twice as many
+    faults the campaign ends sooner without. Rows have the same bits either way.
+    """
+    table = workplace.table(target)
+    if workplace.spec.stop is not None or target != "model" or parameters(table) < LARGE_MODEL:
+        return ""
+    sampled = sample_size(sites, PER_KIND * repeats(table)) if where == "activation" else trial_count(sites)
+    if (faults := _planned(workplace, target, where)) >= 2 * sampled:
+        return ""
+    return f"too few faults ({faults:,}) for a check of {sampled:,} to be worth it"
+
+
+def parameters(table: SiteTable) -> int:
+    """Numbers in all weights that can be struck."""
+    return sum(site.elements for site in table if site.where == "weight")
+
+
+def _planned(workplace: Workplace, target: str, where: Where) -> int:
+    """Faults that the sections draw of this place."""
+    spec = workplace.drawn_spec
+    sections = [section for section in spec.faults if (section.target, section.where) == (target, where)]
+    tables = {target: workplace.table(target)}
+    tier_images = workplace.images.per_tier(len(spec.tiers.edges))
+    return sum(sampled.drawn for sampled in sampled_strata(sections, tables, tier_images))
