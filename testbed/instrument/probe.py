@@ -52,8 +52,9 @@ def open_probe(proto: ModelProto, purpose: str) -> Probe:
 
 
 def _opened(proto: ModelProto, purpose: str, opener: ProbeOpener) -> Probe:
-    model = in_float32(proto).SerializeToString()
-    if loop := next(control_flow(proto), ""):
+    loop, model = next(control_flow(proto), ""), in_float32(proto).SerializeToString()
+    del proto  # the engine takes as much again
+    if loop:
         return _Weighed(_Isolated(model, purpose, loop, opener))
     return _Weighed(opener(model, purpose))
 

@@ -320,7 +320,7 @@ def test_a_twin_of_int8_is_fused_as_the_engine_that_is_deployed(
         request = asked(model, precision="int8")
         options = session_options(request)
         options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
-        session(model, onnx.load_from_string(model), options, [PROVIDER])
+        session(model, options, [PROVIDER])
         operators = Counter(node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node)
         counts.append({name: operators[name] for name in ("MatMul", "QLinearMatMul", "QGemm", "Gemm", "QLinearConv")})
     of_plain, of_twin = counts

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -44,9 +44,10 @@ from testbed.instrument.adopt.images import takes_pixels
 from testbed.instrument.adopt.judged import check_weights, image_side, judged
 from testbed.instrument.adopt.sizes import check_memory
 from testbed.instrument.cut.module import AttentionModule
+from testbed.instrument.lean.read import read_model
 from testbed.instrument.quantised import number_format_of, parameters
 from testbed.instrument.shapes import fixed_batch, input_shape, model_input
-from testbed.instrument.sites.catalogue import Catalogue, catalogue
+from testbed.instrument.sites.catalogue import Catalogue, catalogue_of
 from testbed.instrument.table import deployment_id, table_of
 
 log = logging.getLogger(__name__)
@@ -73,13 +74,13 @@ class OnnxSubject:
         if kept and not path.exists():
             assert folder is not None
             folder.verify(_STAGE)
-            adopted = Adopted((folder / PLAIN).read_bytes(), ())
+            adopted = Adopted((folder / PLAIN).read_bytes(), (), read_model(folder / PLAIN)[0])
         else:
             adopted = adopt(path, spec.model.output, spec.model.image_size)
-        dataset = _dataset(spec, onnx.load_from_string(adopted.plain), path.parent)
+        dataset = _dataset(spec, adopted.proto, path.parent)
         if not kept or path.exists():
             adopted = judged(adopted, spec.model.onnx, len(dataset.classes))
-        proto = onnx.load_from_string(adopted.plain)
+        proto = adopted.proto
         check_fit(proto, dataset, spec.model.onnx)
         check_weights(proto, spec.model.onnx)
         warn_of_split(spec, dataset)
@@ -131,11 +132,12 @@ class OnnxSubject:
 
     @cached_property
     def _module(self) -> AttentionModule:
-        return module_of(self.spec, self._catalogue)
+        """Its weights are taken out of the whole file, so that these are loaded."""
+        return module_of(self.spec, replace(self._catalogue, proto=onnx.load_from_string(self.adopted.plain)))
 
     @cached_property
     def _catalogue(self) -> Catalogue:
-        return catalogue(self.adopted.plain)
+        return catalogue_of(self.adopted.proto)
 
     def sketch(self, target: str) -> tuple[bytes, NDArray[np.float32]]:
         """The file itself, or the module."""
@@ -261,9 +263,9 @@ class OnnxSubject:
             not_there=taken.not_there,
         )
 
-    @cached_property
+    @property
     def _proto(self) -> ModelProto:
-        return onnx.load_from_string(self.adopted.plain)
+        return self.adopted.proto
 
 
 def _dataset(spec: CampaignSpec, proto: ModelProto, beside: Path) -> Dataset:

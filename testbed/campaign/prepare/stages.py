@@ -35,6 +35,7 @@ from testbed.core.folder.files import write_bytes, write_json
 from testbed.core.folder.places import data_name, portable, write_sources
 from testbed.core.folder.runfolder import RunFolder
 from testbed.core.folder.stage_facts import facts_of
+from testbed.core.process.resources import release_memory
 from testbed.core.site import SiteTable
 from testbed.data import Dataset
 from testbed.golden.arrays import array_writer, read_array
@@ -89,6 +90,7 @@ class Preparation:
         for target in self.spec.targets:
             self.subject.make_plain(self.folder, target, self.reuse)
             self._instrument(target)
+            release_memory((self.folder / Files(target).twin).stat().st_size)
             self.write_inputs(target)
         self._pictures()
         self._warn_of_one_class()

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sys
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 from testbed.core.errors import UsageError
 
 CONTROL_GROUP = Path("/sys/fs/cgroup")
 _THREADS = 128  # that may be asked for on however small a machine: a campaign keeps those it was begun with
+_WORTH_RELEASING = 1 << 27
 _SHARE = 0.9  # of what is free: the rest is the interpreter's and the estimate's error
 
 
@@ -64,3 +68,22 @@ def format_bytes(count: float) -> str:
     units = ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB")
     power = min((max(int(count), 1).bit_length() - 1) // 10, len(units) - 1)
     return f"{count:.0f} bytes" if not power else f"{count / 1024**power:.1f} {units[power]}"
+
+
+def release_memory(used: int) -> None:
+    """Gives memory that was freed back to the system, where as much as a large model was in use. used: bytes.
+
+    glibc keeps what it frees in the middle of its heap: a model's weights, taken several times over while an engine is
+    opened, stay the process's. Does nothing with other libraries.
+    """
+    if used >= _WORTH_RELEASING and (trim := _malloc_trim()) is not None:
+        trim(0)
+
+
+@cache
+def _malloc_trim() -> Callable[[int], int] | None:
+    try:
+        trim: Callable[[int], int] = ctypes.CDLL(None).malloc_trim
+        return trim
+    except (OSError, TypeError, AttributeError):
+        return None

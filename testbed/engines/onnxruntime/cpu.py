@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, ValueInfoProto, helper
 
 from testbed.core.errors import EngineError
+from testbed.core.process.resources import release_memory
 from testbed.core.process.telemetry import silence
 from testbed.engines import native
 from testbed.engines.runner import Arrays, BaseRunner, EngineInfo, EngineRequest
@@ -61,8 +62,12 @@ class OrtCpuRunner(BaseRunner):
         for name, value in self._values.items():
             options.add_initializer(name, value)
         model = request.onnx if request.precision != "fp16" else _softmax_in_fp32(proto)
-        self._session: Any = session(model, proto, options, [PROVIDER])
+        register_fault_ports(proto, options)
+        del proto  # ONNX Runtime takes as much again
+        self._session: Any = session(model, options, [PROVIDER])
         self.info = _info(request)
+        self._size = len(request.onnx)
+        release_memory(self._size)
 
     @staticmethod
     def _options(request: EngineRequest) -> Any:
@@ -84,6 +89,7 @@ class OrtCpuRunner(BaseRunner):
         self._session = None
         self._values.clear()
         self._weights.clear()
+        release_memory(self._size)
 
 
 class OrtSketchRunner(OrtCpuRunner):
@@ -125,16 +131,20 @@ def _softmax_in_fp32(proto: ModelProto) -> bytes:
     return changed.SerializeToString()
 
 
-def session(model: bytes, proto: ModelProto, options: Any, providers: list[Any]) -> Any:
-    """An InferenceSession on the first of ``providers``, with our custom operator where the model has it.
-
-    Raises EngineError when ONNX Runtime refuses the model or takes another provider, which it does without a word.
-    """
+def register_fault_ports(proto: ModelProto, options: Any) -> None:
+    """Makes our custom operator known to a session, where the model has it. Raises EngineError where it was not built."""
     if any(node.domain == _CUSTOM_DOMAIN for node in proto.graph.node):
         library = native.op_library()
         if library is None:
             raise EngineError("testbed::FaultPort was not built: install testbed again with a C++ compiler on PATH")
         options.register_custom_ops_library(str(library))
+
+
+def session(model: bytes, options: Any, providers: list[Any]) -> Any:
+    """An InferenceSession on the first of ``providers``.
+
+    Raises EngineError when ONNX Runtime refuses the model or takes another provider, which it does without a word.
+    """
     wanted = providers[0] if isinstance(providers[0], str) else providers[0][0]
     try:
         made = ort.InferenceSession(model, options, providers=providers)
@@ -160,7 +170,8 @@ def element_types(proto: ModelProto, tensors: Sequence[str]) -> dict[str, int]:
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4
-    made = session(probe.SerializeToString(), probe, options, ["CPUExecutionProvider"])
+    register_fault_ports(probe, options)
+    made = session(probe.SerializeToString(), options, ["CPUExecutionProvider"])
     inferred = {output.name: _ELEMENTS.get(output.type, 0) for output in made.get_outputs()}
     return {name: inferred.get(name, 0) for name in tensors}
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from testbed.core.errors import EngineError
-from testbed.engines.onnxruntime.cpu import first_line, ort_value, session, session_options
+from testbed.engines.onnxruntime.cpu import first_line, ort_value, register_fault_ports, session, session_options
 from testbed.engines.runner import Arrays, BaseRunner, EngineInfo, EngineRequest
 from testbed.engines.signature import loaded, signature_of
 from testbed.engines.weight_inputs import weights_as_inputs
@@ -48,7 +48,9 @@ class OrtCudaRunner(BaseRunner):
             model, self._weights = weights_as_inputs(model)
         with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does not find
             ort.preload_dlls()  # CUDA and cuDNN from NVIDIA's Python packages, where the system has none
-        self._session: Any = session(model, proto, session_options(request), [self.provider])
+        options = session_options(request)
+        register_fault_ports(proto, options)
+        self._session: Any = session(model, options, [self.provider])
         self._on_device = {name: ort_value(array, self.device) for name, array in self._weights.items()}
         self.info = self._info(request)
 

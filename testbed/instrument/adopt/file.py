@@ -6,6 +6,7 @@ What has to be changed for that computes the same, and is told; a file that need
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import onnx
@@ -28,10 +29,17 @@ from testbed.instrument.sites.named import is_own
 
 @dataclass(frozen=True)
 class Adopted:
-    """``plain``: the file's content. ``changes``: what was done to it, for people; empty where nothing was."""
+    """``plain``: the file's content. ``changes``: what was done to it, for people; empty where nothing was. ``lean``: the
+    same model with its large weights where they lie on disk, see `testbed.instrument.lean`."""
 
     plain: bytes
     changes: tuple[str, ...]
+    lean: ModelProto | None = None
+
+    @cached_property
+    def proto(self) -> ModelProto:
+        """The model, lean where it is known so: what its graph says is asked of it in little memory."""
+        return onnx.load_from_string(self.plain) if self.lean is None else self.lean
 
 
 @dataclass(frozen=True)
@@ -48,8 +56,8 @@ def adopt(path: Path, output: str | None = None, image_size: int | None = None) 
     if (size := size_of(lean.proto)) >= LARGEST:
         raise TestbedError(f"{path} {too_large(size)}")
     if not lean.changes:
-        return Adopted(path.read_bytes(), ())
-    return Adopted(loaded(lean.proto).SerializeToString(deterministic=True), lean.changes)
+        return Adopted(path.read_bytes(), (), lean.proto)
+    return Adopted(loaded(lean.proto).SerializeToString(deterministic=True), lean.changes, lean.proto)
 
 
 def adopt_lean(path: Path, output: str | None = None, image_size: int | None = None) -> LeanAdopted:

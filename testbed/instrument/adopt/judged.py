@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import onnx
 from onnx import ModelProto, TensorProto, numpy_helper
 
 from testbed.core.errors import UsageError
@@ -11,22 +10,24 @@ from testbed.core.protected import is_detecting
 from testbed.instrument.adopt.ending import with_logits
 from testbed.instrument.adopt.file import Adopted
 from testbed.instrument.adopt.outputs import with_logits_alone
+from testbed.instrument.lean.stored import load_weight, loaded
 from testbed.instrument.quantised import FLOATS
 from testbed.instrument.shapes import input_shape, model_input
 
 
 def judged(adopted: Adopted, file: str, classes: int) -> Adopted:
     """The file with logits at its end, its only output. Raises UsageError where it has none that can be judged."""
-    proto = onnx.load_from_string(adopted.plain)
-    if is_detecting(proto):  # the testbed's own, with its alarms
+    if is_detecting(adopted.proto):  # the testbed's own, with its alarms
         return adopted
+    proto = ModelProto()
+    proto.CopyFrom(adopted.proto)
     changes = with_logits_alone(proto, file, classes)
     cut, change = with_logits(proto, file)
     if change:
         changes.append(change)
     if not changes:
         return adopted
-    return Adopted(cut.SerializeToString(deterministic=True), (*adopted.changes, *changes))
+    return Adopted(loaded(cut).SerializeToString(deterministic=True), (*adopted.changes, *changes), cut)
 
 
 def check_weights(proto: ModelProto, file: str) -> None:
@@ -34,7 +35,10 @@ def check_weights(proto: ModelProto, file: str) -> None:
     for tensor in proto.graph.initializer:
         if tensor.data_type not in FLOATS:
             continue
-        values = numpy_helper.to_array(tensor)
+        whole = TensorProto()
+        whole.CopyFrom(tensor)
+        load_weight(whole)
+        values = numpy_helper.to_array(whole)
         if count := int(np.isnan(values).sum()):
             raise UsageError(
                 f"{file}: its weight {tensor.name!r} holds NaN ({count:,} of {values.size:,} numbers); its outputs would be"

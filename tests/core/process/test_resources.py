@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -55,3 +56,29 @@ def test_threads_go_by_the_cores() -> None:
 )
 def test_bytes_are_told_for_people(count: int, told: str) -> None:
     assert format_bytes(count) == told
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc keeps what is freed, and can be asked for it")
+def test_freed_memory_goes_back_to_the_system_where_much_was_used() -> None:
+    """Blocks of 100 kB below one that stays: glibc has them, and this process is no smaller for it."""
+    code = """
+import ctypes, psutil
+from testbed.core.process.resources import release_memory
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
+held = lambda: psutil.Process().memory_info().rss >> 20
+blocks = [libc.malloc(100_000) for _ in range(1000)]
+for block in blocks:
+    ctypes.memset(block, 1, 100_000)
+for block in blocks[:-1]:
+    libc.free(block)
+freed = held()
+release_memory(1000)
+small = held()
+release_memory(10**9)
+print(freed - small, freed - held())
+"""
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60).stdout
+    by_little, by_much = map(int, told.split())
+    assert by_little < 10
+    assert by_much > 80
