@@ -19,6 +19,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from testbed.core.errors import EngineError, TestbedError, UsageError
 from testbed.core.folder.files import sha256_bytes
 from testbed.instrument.element_types import element_types
+from testbed.instrument.lean.read import outline
 from testbed.instrument.outputs import tensor_outputs
 from testbed.instrument.probe import open_probe, open_skeleton
 from testbed.instrument.quantised import FLOATS
@@ -273,8 +274,8 @@ def _stated_shape(proto: ModelProto) -> tuple[int, ...]:
 
 def input_name(model: bytes) -> str:
     """The name of what the model is fed; a twin's ports' inputs follow it."""
-    return str(inputs_of(onnx.load_from_string(model))[0].name)
+    return str(inputs_of(outline(model))[0].name)
 
 
 def output_name(model: bytes) -> str:
-    return str(onnx.load_from_string(model).graph.output[0].name)
+    return str(outline(model).graph.output[0].name)

@@ -25,6 +25,8 @@ from testbed.instrument.lean.stored import (
 from testbed.instrument.lean.wire import BYTES, GRAPH, INITIALIZER, RAW, field, fields
 from testbed.instrument.skeleton import LARGE, is_large
 
+Content = mmap.mmap | bytes
+
 
 def read_model(path: Path) -> tuple[ModelProto, bool]:
     """The lean model of a file, and whether it keeps weights beside it.
@@ -58,16 +60,25 @@ def _without_large(path: Path) -> bytes:
     if not path.stat().st_size:
         raise ValueError("an empty file")
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        made = io.BytesIO()
-        for number, kind, start, value, end in fields(content, 0, len(content)):
-            if (number, kind) == (GRAPH, BYTES):
-                made.write(field(GRAPH, _lean_graph(content, value, end, path)))
-            else:
-                made.write(content[start:end])
-        return made.getvalue()
+        return _lean_model(content, path)
 
 
-def _lean_graph(content: mmap.mmap, start: int, end: int, path: Path) -> bytes:
+def outline(model: bytes) -> ModelProto:
+    """Names, nodes and shapes of a model: all but the numbers of large weights, which cannot be loaded any more."""
+    return onnx.load_model_from_string(_lean_model(model, None))
+
+
+def _lean_model(content: Content, path: Path | None) -> bytes:
+    made = io.BytesIO()
+    for number, kind, start, value, end in fields(content, 0, len(content)):
+        if (number, kind) == (GRAPH, BYTES):
+            made.write(field(GRAPH, _lean_graph(content, value, end, path)))
+        else:
+            made.write(content[start:end])
+    return made.getvalue()
+
+
+def _lean_graph(content: Content, start: int, end: int, path: Path | None) -> bytes:
     made = io.BytesIO()
     for number, kind, begin, value, stop in fields(content, start, end):
         if (number, kind) == (INITIALIZER, BYTES) and stop - value > LARGE:
@@ -77,17 +88,22 @@ def _lean_graph(content: mmap.mmap, start: int, end: int, path: Path) -> bytes:
     return made.getvalue()
 
 
-def _lean_tensor(content: mmap.mmap, start: int, end: int, path: Path) -> bytes:
-    rest, raw = b"", None
+def _lean_tensor(content: Content, start: int, end: int, path: Path | None) -> bytes:
+    """The tensor with a reference to its bytes in place of these.
+
+    path: of the file, which they will be read from; None where they will not, and there is no reference.
+    """
+    rest, offset, length = b"", 0, -1
     for number, kind, begin, value, stop in fields(content, start, end):
         if (number, kind) == (RAW, BYTES):
-            raw = Stored(path, value, stop - value)
+            offset, length = value, stop - value
         else:
             rest += content[begin:stop]
     tensor = TensorProto.FromString(rest)
-    if raw is None or not is_large(tensor) or raw.length != bytes_of(tensor):
+    if not is_large(tensor) or length != bytes_of(tensor):
         return bytes(content[start:end])
-    refer(tensor, raw, inline="1")
+    if path is not None:
+        refer(tensor, Stored(path, offset, length), inline="1")
     return bytes(tensor.SerializeToString())
 
 

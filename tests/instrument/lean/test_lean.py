@@ -14,10 +14,11 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from testbed.core.errors import TestbedError
 from testbed.instrument.adopt.file import adopt, adopt_lean
-from testbed.instrument.lean.read import read_model
+from testbed.instrument.lean.read import outline, read_model
 from testbed.instrument.lean.stored import loaded, size_of, stored_of
 from testbed.instrument.lean.write import model_sha256, write_model
 from testbed.instrument.ports.insertion import instrument
+from testbed.instrument.shapes import input_name, output_name
 from testbed.instrument.table import site_table
 from testbed.instrument.twin import make_twin
 from tests.support.exporters import randomised, written
@@ -62,6 +63,20 @@ def test_a_file_is_read_without_its_large_weights_and_written_byte_for_byte(tmp_
     digest = write_model(lean, tmp_path / "copy.onnx")
     assert (tmp_path / "copy.onnx").read_bytes() == whole
     assert digest == model_sha256(lean) == hashlib.sha256(whole).hexdigest()
+
+
+def test_the_outline_of_a_model_is_the_model_but_for_the_numbers_of_large_weights() -> None:
+    whole = model(doc=True)
+    outlined = outline(whole.SerializeToString())
+    emptied = []
+    for stored, kept in zip(whole.graph.initializer, outlined.graph.initializer, strict=True):
+        if kept.raw_data != stored.raw_data:
+            assert not kept.raw_data
+            kept.raw_data = stored.raw_data
+            emptied.append(kept.name)
+    assert emptied == ["w", "half", "whole"]
+    assert outlined == whole
+    assert (input_name(whole.SerializeToString()), output_name(whole.SerializeToString())) == ("x", "y")
 
 
 def test_weights_beside_a_file_are_streamed_as_onnx_takes_them_in(tmp_path: Path) -> None:
