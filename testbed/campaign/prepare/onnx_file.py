@@ -120,7 +120,7 @@ class OnnxSubject:
         if self.spec.engine.precision not in precisions:
             raise UsageError(
                 f"{self.spec.model.onnx} computes in {computes}, and engine.precision is"
-                f" {self.spec.engine.precision!r}; set engine.precision = {precisions[0]!r}"
+                f" {self.spec.engine.precision!r}; set engine.precision = {precisions[0]!r}, or name a file that was converted"
             )
 
     def _table_of(self, target: str, plain: bytes | None = None) -> SiteTable:
