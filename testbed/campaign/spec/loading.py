@@ -12,8 +12,13 @@ from testbed.core.errors import UsageError
 from testbed.core.folder.parsing import DEEPEST, text_of, toml_value
 
 _PART = re.compile(r'"(?P<quoted>[^"]*)"|(?P<bare>[^.\[\]"]+)|\[(?P<entry>[^\]]*)\]')
-_IMPORT = "[model] run = DIR, of testbed import {} --run DIR"
-_MODELS = {".onnx": '[model] onnx = "{}" in it', ".pth": _IMPORT, ".pt": _IMPORT, ".safetensors": _IMPORT}
+_IMPORT = "testbed import {} --run DIR, then [model] run = DIR in the spec that testbed campaign new NAME --from cifar10 writes"
+_MODELS = {
+    ".onnx": '[model] onnx = "{}" in the one that testbed campaign new NAME --from onnx writes',
+    ".pth": _IMPORT,
+    ".pt": _IMPORT,
+    ".safetensors": _IMPORT,
+}
 _PLACE = re.compile(r"\s*\(at (?P<place>line \d+, column \d+|end of document)\)$")
 
 
@@ -21,8 +26,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     """Raises UsageError that says line and column of what is not TOML, and for a model in place of a spec."""
     if path.suffix.lower() in _MODELS and path.is_file():
         raise UsageError(
-            f"{path} is a model, and a spec is wanted, which names it: write one with testbed campaign new NAME, and"
-            f" {_MODELS[path.suffix.lower()].format(path)}"
+            f"{path} is a model, and a spec is wanted, which names it: {_MODELS[path.suffix.lower()].format(path)}"
         )
     try:
         text = text_of(path)

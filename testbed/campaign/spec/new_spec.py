@@ -57,7 +57,10 @@ def ready_made_entries() -> list[SpecEntry]:
     specs = [(ready, load_spec(ready.path).model) for ready in ready_made().values()]
     return [
         SpecEntry(
-            ready.path.stem, ready.about, model.run or f"preset {model.preset}, trained on first use", str(ready.path)
+            ready.path.stem,
+            ready.about,
+            model.run or model.onnx or f"preset {model.preset}, trained on first use",
+            str(ready.path),
         )
         for ready, model in specs
     ]

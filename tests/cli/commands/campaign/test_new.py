@@ -84,6 +84,7 @@ def test_the_list_says_what_each_shows_and_needs() -> None:
     specs = {spec["name"]: spec for spec in json.loads(invoke("campaign", "list", "--json").output)["specs"]}
     assert set(specs) == set(ready_made())
     assert specs["cifar10"]["model"] == "runs/vit"
+    assert specs["onnx"]["model"] == "model.onnx"
     assert all(spec["about"] and Path(spec["file"]).is_file() for spec in specs.values())
     assert "digits-adaptive" in invoke("campaign", "list").output
 
