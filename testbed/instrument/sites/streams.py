@@ -17,7 +17,6 @@ from testbed.instrument.sites.pattern_graph import LAYOUT, SELECT
 from testbed.instrument.sites.patterns.branches import Branches, StreamStep
 from testbed.instrument.sites.patterns.joints import is_embedding
 
-_OUTSIDE = ("patch_embed", "embed", "norm", "head")
 _POOL = LAYOUT | SELECT | {"ReduceMean", "GlobalAveragePool"}
 _KEEPS = LAYOUT | SELECT | {"Concat"}
 
@@ -51,19 +50,23 @@ class Streams:
         for number, stream in enumerate(self.starts):
             site = f"stream.{number}."
             name_embedding(self._graph, namer, self._branches.linears, self._branches.norms, stream, site)
-        for linear in mean_of_maps(self._graph, self._branches):
-            self._name_end(namer, linear)
-        namer.lack(*(f"stream.{number}.{name}" for number in range(len(self.starts)) for name in _OUTSIDE))
+        ends = mean_of_maps(self._graph, self._branches)
+        for linear in ends:
+            self._name_end(namer, linear, len(ends) == 1)
+        every = [f"stream.{number}." for number in range(len(self.starts))]
+        namer.lack(*(f"{site}{name}" for site in every for name in ("patch_embed", "embed")))
+        namer.lack(*(f"{site}{name}" for site in (every if len(ends) != 1 else [""]) for name in ("norm", "head")))
 
-    def _name_end(self, namer: Namer, linear: Linear) -> None:
-        """Names a classifier and the norm before it."""
+    def _name_end(self, namer: Namer, linear: Linear, is_alone: bool) -> None:
+        """Names a classifier and the norm before it: of its stream or, where it alone is made of several, without a number."""
         pooled = list(self._graph.upstream(linear.input, _POOL))
         norm = next((self._branches.norms[name] for name in pooled if name in self._branches.norms), None)
         number = self.number_of(norm.input if norm else pooled[-1])
-        if number is None:
+        if number is None and not is_alone:
             namer.lacks(f"the classifier {linear.output}", "which stream it is of is not clear")
             return
+        site = "" if number is None else f"stream.{number}."
         if norm is not None and not namer.has(norm):
-            namer.name_norm(f"stream.{number}.norm", norm)
-        namer.add_name(f"stream.{number}.head", self._branches.after(linear.output))
-        namer.linear_weights(f"stream.{number}.head", linear)
+            namer.name_norm(f"{site}norm", norm)
+        namer.add_name(f"{site}head", self._branches.after(linear.output))
+        namer.linear_weights(f"{site}head", linear)

@@ -184,6 +184,35 @@ def test_streams_are_cut_together(two_streams: tuple[Any, Catalogue]) -> None:
         assert {*before.outputs} <= {*after.inputs}
 
 
+class OneHead(nn.Module):
+    """A classifier of both class tokens together."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.streams: Any = crossvit()
+        self.both, self.classes = nn.LayerNorm(48), nn.Linear(48, 5)
+
+    def forward(self, images: Tensor) -> Tensor:
+        tokens = [stream[:, 0] for stream in self.streams.forward_features(images)]
+        logits: Tensor = self.classes(self.both(torch.cat(tokens, 1)))
+        return logits
+
+
+def test_a_classifier_of_both_streams_has_no_number(session: Any, tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    model: Any = randomised(OneHead())
+    plain = adopt(written(model, tmp_path / "model.onnx", "torchscript", size=32)).plain
+    outside = [site for site in catalogue(plain).recognised if site.block is None and site.where == "activation"]
+    assert {site.name for site in outside} == {
+        "stream.0.embed", "stream.0.patch_embed", "stream.1.embed", "stream.1.patch_embed", "norm", "head",
+    }  # fmt: skip
+    images = np.random.default_rng(1).standard_normal((2, 3, 32, 32)).astype(np.float32)
+    seen = Seen(model, torch.from_numpy(images))
+    computed = site_values(session, plain, images, outside)
+    for name, module in (("norm", model.both), ("head", model.classes)):
+        np.testing.assert_allclose(computed[name], seen.out(module).numpy(), rtol=1e-4, atol=1e-4)
+
+
 def test_streams_that_begin_as_one_have_no_numbers(tmp_path: Path) -> None:
     """CoaT: what three scales do side by side after the serial blocks is not recognised, and nothing is said of it."""
     torch.set_num_threads(1)
