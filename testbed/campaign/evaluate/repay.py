@@ -16,29 +16,34 @@ LARGE_MODEL = 50_000_000
 
 
 def unrepaid(workplace: Workplace, target: str, where: Where, sites: Sequence[Site]) -> str:
-    """Why no faster evaluation is looked for; empty where one is.
-
-    It saves about half of each fault's time, and its gate runs every sampled fault both ways: with fewer than twice as many
-    faults the campaign ends sooner without. Rows have the same bits either way.
-    """
-    table = workplace.table(target)
-    if workplace.spec.stop is not None or target != "model" or parameters(table) < LARGE_MODEL:
+    """Why no faster evaluation is looked for; empty where one is."""
+    spec = workplace.drawn_spec
+    if spec.stop is not None:
         return ""
-    sampled = sample_size(sites, PER_KIND * repeats(table)) if where == "activation" else trial_count(sites)
-    if (faults := _planned(workplace, target, where)) >= 2 * sampled:
+    tables = {target: workplace.table(target)}
+    sections = [section for section in spec.faults if (section.target, section.where) == (target, where)]
+    tier_images = workplace.images.per_tier(len(spec.tiers.edges))
+    faults = sum(sampled.drawn for sampled in sampled_strata(sections, tables, tier_images))
+    return too_few(faults, tables[target], where, sites)
+
+
+def too_few(faults: int, table: SiteTable, where: Where, sites: Sequence[Site]) -> str:
+    """Why a campaign of so many faults does not repay a gate; empty where it does, or the model is not large.
+
+    A faster evaluation saves about half of each fault's time, and its gate runs every sampled fault both ways: with fewer than
+    twice as many faults the campaign ends sooner without. Rows have the same bits either way.
+    """
+    sampled = sample_of(table, where, sites)
+    if table.target != "model" or parameters(table) < LARGE_MODEL or faults >= 2 * sampled:
         return ""
     return f"too few faults ({faults:,}) for a check of {sampled:,} to be worth it"
+
+
+def sample_of(table: SiteTable, where: Where, sites: Sequence[Site]) -> int:
+    """Faults that the gate of an evaluation runs both ways."""
+    return sample_size(sites, PER_KIND * repeats(table)) if where == "activation" else trial_count(sites)
 
 
 def parameters(table: SiteTable) -> int:
     """Numbers in all weights that can be struck."""
     return sum(site.elements for site in table if site.where == "weight")
-
-
-def _planned(workplace: Workplace, target: str, where: Where) -> int:
-    """Faults that the sections draw of this place."""
-    spec = workplace.drawn_spec
-    sections = [section for section in spec.faults if (section.target, section.where) == (target, where)]
-    tables = {target: workplace.table(target)}
-    tier_images = workplace.images.per_tier(len(spec.tiers.edges))
-    return sum(sampled.drawn for sampled in sampled_strata(sections, tables, tier_images))

@@ -15,6 +15,7 @@ from testbed.campaign.plan.sections import Sampled, sampled_strata
 from testbed.campaign.prepare.subject import PreviewSubject
 from testbed.campaign.prepare.subjects import subject_of
 from testbed.campaign.preview.foreseen import bytes_needed, check_disk, foreseen
+from testbed.campaign.preview.gates import gate_rows
 from testbed.campaign.preview.records import ASSUMED_IMAGES, DryRunReport, FaultsPerStratum, HalfWidths, SectionPreview
 from testbed.campaign.spec.campaign import CampaignSpec, FaultSpec
 from testbed.core.errors import UsageError
@@ -63,6 +64,8 @@ def dry_run_plan(
             if section.target == target:
                 sections.append(_section(spec, section, table, own, images, seconds))
     rows = sum(section.rows for section in sections)
+    gates = {target: _gate_rows(spec, sections, tables[target], images) for target in spec.targets}
+    size = spec.engine.sketched_batch
     needed = bytes_needed(
         rows, images, subject.dataset, {target: sketched.plain for target, sketched in measured.items()}
     )
@@ -81,7 +84,21 @@ def dry_run_plan(
         confidence=spec.confidence,
         sections=sections,
         estimated_seconds=round(sum(section.estimated_seconds for section in sections), 1),
+        gate_rows=sum(gates.values()),
+        gate_seconds=round(sum(rows / size * measured[target].seconds for target, rows in gates.items()), 1),
     )
+
+
+def _gate_rows(spec: CampaignSpec, sections: Sequence[SectionPreview], table: SiteTable, images: int) -> int:
+    """Inferences of all gates of a target."""
+    total = 0
+    for (target, where), patterns in spec.target_places.items():
+        if target == table.target:
+            faults = sum(s.faults for s in sections if (s.target, s.where) == (target, where))
+            chosen = table.select_any(where, patterns)
+            each = spec.images_each(target, where) or images
+            total += gate_rows(spec, table, where, chosen, faults, min(images, each))
+    return total
 
 
 def _dead(sections: Sequence[SectionPreview]) -> list[str]:

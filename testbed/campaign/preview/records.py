@@ -51,7 +51,10 @@ class SectionPreview:
 
 @dataclass(frozen=True)
 class DryRunReport:
-    """What a campaign would do. ``bytes``: of the disk, at least; ``unchecked``: what only the run can tell."""
+    """What a campaign would do. ``bytes``: of the disk, at least; ``unchecked``: what only the run can tell.
+
+    ``gate_rows``: inferences that the gates make before the first fault, at least; ``gate_seconds``: of the engine, for them.
+    """
 
     name: str
     faults: int
@@ -65,6 +68,8 @@ class DryRunReport:
     confidence: float
     sections: list[SectionPreview]
     estimated_seconds: float
+    gate_rows: int
+    gate_seconds: float
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

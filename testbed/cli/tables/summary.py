@@ -167,8 +167,8 @@ def plan_tables(plan: DryRunReport) -> RenderableType:
             widths.add_row(section.target, section.where, op, *cells)
     total = (
         f"{plan.faults:,} faults, {plan.rows:,} rows on {plan.images} images;"
-        f" about {plan.estimated_seconds:.0f} s of engine time here, {_begins_with(plan)}; about"
-        f" {format_bytes(plan.bytes)} of disk"
+        f" about {plan.estimated_seconds:.0f} s of engine time here, {_begins_with(plan)}, and {plan.gate_seconds:.0f} s or"
+        f" more before them for the gates, {plan.gate_rows:,} inferences; about {format_bytes(plan.bytes)} of disk"
     )
     notes = [f"warning: {warning}" for warning in plan.warnings]
     notes += [f"not checked: {unchecked}" for unchecked in plan.unchecked]
