@@ -1,4 +1,4 @@
-"""The support matrix: each architecture built, exported and checked, one after the other in this process."""
+"""The support matrix: each architecture built, exported and checked, one after the other or in several processes."""
 
 from __future__ import annotations
 
@@ -6,13 +6,17 @@ import gc
 import re
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
 from importlib.metadata import version
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
 
+from testbed.compat.architectures.catalogue import choose
 from testbed.compat.architectures.entry import Architecture
 from testbed.compat.architectures.imports import require
 from testbed.compat.checks.flips import check_flips
@@ -68,24 +72,58 @@ def run_matrix(
     files: Sequence[tuple[Architecture, Exporter]],
     each: Callable[[ArchitectureResult], None] = lambda result: None,
     limit_s: float = LIMIT_S,
+    workers: int = 0,
 ) -> Matrix:
     """Checks every architecture as the exporter beside it writes it.
 
-    each: called with every finished model. limit_s: no check of a model is begun after so long. Whatever goes wrong in a
-    model is a cell of it. Raises UsageError where a library is not installed.
+    each: called with every finished model, in the order in which they finish. limit_s: no check of a model is begun after so
+    long. workers: processes that share the architectures, of the catalogue then; 0: this one does all. Whatever goes wrong in
+    a model is a cell of it. Raises UsageError where a library is not installed, TestbedError where a worker is killed.
     """
     require({entry.library for entry, _ in files})
+    results = dict[int, ArchitectureResult]()
+    for number, result in _checked_here(files, limit_s) if not workers else _checked_apart(files, limit_s, workers):
+        results[number] = result
+        each(result)
+    libraries = dict.fromkeys([*(entry.library for entry, _ in files), "torch", "onnx"])
+    return Matrix(tuple(results[number] for number in sorted(results)), {name: version(name) for name in libraries})
+
+
+def _checked_here(
+    files: Sequence[tuple[Architecture, Exporter]], limit_s: float
+) -> Iterator[tuple[int, ArchitectureResult]]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    results = []
     try:
-        for entry, exporter in files:
-            results.append(check_model(entry, exporter, limit_s))
-            each(results[-1])
+        for number, (entry, exporter) in enumerate(files):
+            yield number, check_model(entry, exporter, limit_s)
     finally:
         torch.set_num_threads(threads)
-    libraries = dict.fromkeys([*(entry.library for entry, _ in files), "torch", "onnx"])
-    return Matrix(tuple(results), {library: version(library) for library in libraries})
+
+
+def _checked_apart(
+    files: Sequence[tuple[Architecture, Exporter]], limit_s: float, workers: int
+) -> Iterator[tuple[int, ArchitectureResult]]:
+    with ProcessPoolExecutor(workers, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+        waited = {
+            pool.submit(check_named, entry.name, exporter, limit_s): number
+            for number, (entry, exporter) in enumerate(files)
+        }
+        try:
+            for done in as_completed(waited):
+                yield waited[done], done.result()
+        except BrokenProcessPool as error:
+            raise TestbedError(
+                "a worker was killed, or an engine ended it: run without --workers to see at which model, or with fewer"
+            ) from error
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def check_named(name: str, exporter: Exporter, limit_s: float) -> ArchitectureResult:
+    """`check_model` of an architecture of the catalogue, in a process that is given its name alone."""
+    (entry,) = choose(models=[name])
+    return check_model(entry, exporter, limit_s)
 
 
 def check_model(entry: Architecture, exporter: Exporter, limit_s: float = LIMIT_S) -> ArchitectureResult:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from testbed.compat.architectures.entry import Architecture
 from testbed.compat.exporters import EXPORTERS, Exporter, exporters_of
 from testbed.compat.record import CHECKS
 from testbed.compat.run import check_model, planned, run_matrix
-from testbed.core.errors import UsageError
+from testbed.core.errors import TestbedError, UsageError
 from tests.support.libraries import imported
 
 _MODULES = {"vit-pytorch": "vit_pytorch"}
@@ -56,6 +57,32 @@ def test_a_model_that_cannot_be_built_is_a_row_and_the_others_go_on() -> None:
     assert [model.exporter for model in matrix.models] == ["dynamo", "torchscript"]
     assert {verdict.holds for model in matrix.models for verdict in model.verdicts.values()} == {None}
     assert matrix.models[0].reason.endswith(": not exported: no such layer")
+
+
+def test_workers_find_what_one_process_finds_in_the_order_asked_for() -> None:
+    imported("vit_pytorch")
+    files: list[tuple[Architecture, Exporter]] = [
+        (entry, "torchscript") for entry in choose(models=["vit-pytorch/simple-vit", "vit-pytorch/vit"])
+    ]
+    finished: list[str] = []
+    matrix = run_matrix(files, lambda result: finished.append(result.name), workers=2)
+    assert [model.name for model in matrix.models] == [entry.name for entry, _ in files]
+    assert sorted(finished) == sorted(entry.name for entry, _ in files)
+    for (entry, exporter), model in zip(files, matrix.models, strict=True):
+        here = check_model(entry, exporter)
+        assert (model.verdicts, model.notes, model.absent) == (here.verdicts, here.notes, here.absent)
+        assert model.failed == []
+
+
+def test_a_worker_that_is_killed_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    imported("vit_pytorch")
+    monkeypatch.setattr(run, "check_named", ending)
+    with pytest.raises(TestbedError, match="a worker was killed"):
+        run_matrix([(choose(models=["vit-pytorch/vit"])[0], "dynamo")], workers=1)
+
+
+def ending(*_: object) -> None:
+    os._exit(9)
 
 
 def test_a_check_that_raises_is_a_cell_and_the_next_ones_are_made(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from testbed.cli.common import emit, example, json_option, say
+from testbed.cli.options.numbers import Workers
 from testbed.cli.progress import progress_on_stderr
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ _SIGNS = {True: "yes", False: "no", None: "-"}
         "testbed compat --dry-run",
         "testbed compat --family DeiT --family Swin",
         "testbed compat --model timm/vit --exporter dynamo --json",
-        "testbed compat --check --to docs/reference/compat.md",
+        "testbed compat --workers 4 --check --to docs/reference/compat.md",
     )
 )
 @click.option(
@@ -49,6 +50,14 @@ _SIGNS = {True: "yes", False: "no", None: "-"}
 @click.option(
     "--to", metavar="FILE.md", type=click.Path(dir_okay=False, path_type=Path), help="Write the matrix as a page."
 )
+@click.option(
+    "--workers",
+    type=Workers(),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Processes that share the models. 0: this one checks all.",
+)
 @click.option("--check", is_flag=True, help="Exit with status 3 where a cell is false.")
 @click.option("--dry-run", is_flag=True, help="List the models, and build none.")
 @json_option
@@ -58,14 +67,15 @@ def compat(
     models: Sequence[str],
     exporters: Sequence[str],
     to: Path | None,
+    workers: int,
     check: bool,
     dry_run: bool,
     as_json: bool,
 ) -> None:
     """Build, export and check models of timm, transformers, torchvision and vit-pytorch: a support matrix.
 
-    Each model is small and has random weights; nothing is downloaded. All of them take an hour or so. A model that
-    fails is a cell of the matrix with its reason, and the others go on.
+    Each model is small and has random weights; nothing is downloaded. All of them take half an hour or so of a free
+    core. A model that fails is a cell of the matrix with its reason, and the others go on.
     """
     from testbed.compat.architectures.catalogue import choose
 
@@ -86,7 +96,7 @@ def compat(
             say(f"{result.name}, {result.exporter}: {_outcome(result)}, {result.seconds:.0f} s")
             advance(1)
 
-        matrix = run_matrix(files, each)
+        matrix = run_matrix(files, each, workers=workers)
     if to is not None:
         write_page(matrix, to)
     emit(matrix, as_json, lambda: _matrix_table(matrix))
