@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
@@ -76,3 +78,16 @@ def scrambled(plain: bytes) -> tuple[bytes, dict[str, str]]:
         value.name = new(value.name)
     del graph.value_info[:], proto.metadata_props[:]
     return proto.SerializeToString(), names
+
+
+def assert_same_values(
+    computed: Mapping[str, NDArray], wanted: Mapping[str, torch.Tensor], images: int, turned: tuple[str, ...]
+) -> None:
+    """Each site's values, of so many images, are the library's own. turned: ends of names that some files hold transposed."""
+    for name, have in computed.items():
+        want = wanted[name].detach().numpy()
+        if name.endswith(turned) and have.shape != want.shape:
+            want = want.swapaxes(-1, -2)
+        assert have.size == want.size, name
+        flat, atol = (images, -1), 1e-5 * max(1, np.abs(want).max())
+        np.testing.assert_allclose(have.reshape(flat), want.reshape(flat), rtol=0, atol=atol, err_msg=name)

@@ -17,14 +17,14 @@ LARGE_MODEL = 50_000_000
 
 def unrepaid(workplace: Workplace, target: str, where: Where, sites: Sequence[Site]) -> str:
     """Why no faster evaluation is looked for; empty where one is."""
-    spec = workplace.drawn_spec
-    if spec.stop is not None:
+    spec, table = workplace.drawn_spec, workplace.table(target)
+    if spec.stop is not None or not is_large(table):
         return ""
-    tables = {target: workplace.table(target)}
+    tables = {target: table}
     sections = [section for section in spec.faults if (section.target, section.where) == (target, where)]
     tier_images = workplace.images.per_tier(len(spec.tiers.edges))
     faults = sum(sampled.drawn for sampled in sampled_strata(sections, tables, tier_images))
-    return too_few(faults, tables[target], where, sites)
+    return too_few(faults, table, where, sites)
 
 
 def too_few(faults: int, table: SiteTable, where: Where, sites: Sequence[Site]) -> str:
@@ -34,7 +34,7 @@ def too_few(faults: int, table: SiteTable, where: Where, sites: Sequence[Site]) 
     twice as many faults the campaign ends sooner without. Rows have the same bits either way.
     """
     sampled = sample_of(table, where, sites)
-    if table.target != "model" or parameters(table) < LARGE_MODEL or faults >= 2 * sampled:
+    if not is_large(table) or faults >= 2 * sampled:
         return ""
     return f"too few faults ({faults:,}) for a check of {sampled:,} to be worth it"
 
@@ -44,6 +44,7 @@ def sample_of(table: SiteTable, where: Where, sites: Sequence[Site]) -> int:
     return sample_size(sites, PER_KIND * repeats(table)) if where == "activation" else trial_count(sites)
 
 
-def parameters(table: SiteTable) -> int:
-    """Numbers in all weights that can be struck."""
-    return sum(site.elements for site in table if site.where == "weight")
+def is_large(table: SiteTable) -> bool:
+    """Whether a target is a whole model whose gates take many minutes, by the numbers in all weights that can be struck."""
+    parameters = sum(site.elements for site in table if site.where == "weight")
+    return table.target == "model" and parameters >= LARGE_MODEL

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 
 from testbed.core.errors import TestbedError
 from testbed.instrument.adopt.mend import inside
@@ -149,5 +149,5 @@ def _settled(
     return inner
 
 
-def _names(values: Iterable[object]) -> list[str]:
-    return [value.name for value in values]  # type: ignore[attr-defined]
+def _names(values: Iterable[ValueInfoProto]) -> list[str]:
+    return [value.name for value in values]

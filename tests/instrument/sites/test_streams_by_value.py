@@ -23,7 +23,7 @@ from testbed.instrument.table import table_of
 from tests.support.attended import Attended
 from tests.support.exporters import randomised, written
 from tests.support.libraries import Seen, imported
-from tests.support.onnx_files import site_values
+from tests.support.onnx_files import assert_same_values, site_values
 
 Tensors = dict[str, Tensor]
 HEADS = 2
@@ -134,13 +134,8 @@ def test_every_name_is_the_librarys_own_tensor(
         seen = Seen(model, torch.from_numpy(images))
         wanted = oracle(model, seen, attended)
     computed = site_values(session, plain, images, sites)
-    for site in sites:
-        have, want = computed[site.name], wanted[site.name].detach().numpy()
-        if site.name.endswith("attn.k") and have.shape != want.shape:
-            want = want.swapaxes(-1, -2)  # some files have k only as it enters the product
-        assert have.size == want.size, site.name
-        flat, atol = (len(images), -1), 1e-5 * max(1, np.abs(want).max())
-        np.testing.assert_allclose(have.reshape(flat), want.reshape(flat), rtol=0, atol=atol, err_msg=site.name)
+    # some files have k only as it enters the product
+    assert_same_values(computed, wanted, len(images), turned=("attn.k",))
 
 
 @pytest.fixture(scope="module")
