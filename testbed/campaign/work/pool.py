@@ -14,6 +14,7 @@ from typing import NamedTuple, Self
 from testbed.campaign.plan.unit import Unit
 from testbed.campaign.work.contract import Drop, Keep, Limits, Opener, Report, SlotTally, Tick
 from testbed.campaign.work.inprocess import InProcess
+from testbed.campaign.work.keeping import KeepingThread
 from testbed.campaign.work.slot import CannotOpen, Left, WorkerSlot
 from testbed.core.errors import TestbedError
 from testbed.core.process.isolate import Stopped
@@ -84,10 +85,19 @@ class LocalPool:
         return report
 
     def _run_here(self, units: Iterable[Unit], log_of: _Log, tick: Tick) -> None:
+        """Faults are run in this thread, so that Ctrl-C and a debugger find them; what they gave is noted in another."""
         (slot,) = self._slots
-        for unit in units:
-            log_of.note(_attempt(slot, unit))
+
+        def note(item: _Event) -> None:
+            log_of.note(item)
             tick(1)
+
+        with KeepingThread(note) as keeping:
+            for unit in units:
+                item = _attempt(slot, unit)
+                if isinstance(item, BaseException):
+                    raise item
+                keeping.put(item)
 
     def _run_threads(self, units: Iterable[Unit], log_of: _Log, tick: Tick) -> None:
         source = UnitQueue(units)

@@ -309,18 +309,35 @@ def test_a_second_ctrl_c_before_anything_was_told_to_stop_ends_it_all_the_same(
     assert set(threading.enumerate()) <= before
 
 
-def test_a_store_that_takes_no_more_ends_it_with_its_own_message(site: Site) -> None:
+@pytest.mark.parametrize("children", [2, 0])
+def test_a_store_that_takes_no_more_ends_it_with_its_own_message(site: Site, children: int) -> None:
     def keep(unit: Unit, rows: bytes) -> None:
         if len(site.kept) == 2:
             raise TestbedError("the disk is full")
         site.keep(unit, rows)
 
     with pytest.raises(TestbedError, match=r"^the disk is full$"):
-        site.run(20, keep=keep)
+        site.run(20, children, keep=keep)
     assert len(site.kept) == 2
+    assert len(site.log("run")) < 20
 
 
-def test_units_come_one_by_one(site: Site) -> None:
+def test_ctrl_c_in_this_process_keeps_what_is_done(site: Site) -> None:
+    def stream() -> Iterator[Unit]:
+        yield from units(3)
+        raise KeyboardInterrupt
+
+    def keep(unit: Unit, rows: bytes) -> None:
+        time.sleep(0.1)  # it comes while rows wait
+        site.keep(unit, rows)
+
+    with LocalPool(site.opener(), 0, PATIENT) as pool, pytest.raises(KeyboardInterrupt):
+        pool.run(stream(), keep)
+    assert_rows(site.rows, 3)
+
+
+@pytest.mark.parametrize("children", [2, 0])
+def test_units_come_one_by_one(site: Site, children: int) -> None:
     """A plan of a million faults is not held in memory: no more is asked for than is being worked at."""
     asked: list[int] = []
 
@@ -335,7 +352,7 @@ def test_units_come_one_by_one(site: Site) -> None:
         ahead.append(len(asked) - len(site.kept))
         site.keep(unit, rows)
 
-    with LocalPool(site.opener(), 2, PATIENT) as pool:
+    with LocalPool(site.opener(), children, PATIENT) as pool:
         pool.run(stream(), keep)
     assert max(ahead) <= 2 + 4 + 2
 
