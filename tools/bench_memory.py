@@ -29,6 +29,7 @@ from testbed.campaign.files import PLAN, RESULTS, STORE
 from testbed.campaign.folder.images import NamedImages
 from testbed.campaign.plan.table import planned, write_plan
 from testbed.campaign.plan.units import plan_slice_of, units_of
+from testbed.campaign.results.compaction import Compaction
 from testbed.campaign.results.reader import ROW_SCHEMA
 from testbed.campaign.results.store import ResultStore
 from testbed.campaign.spec.campaign import parse_spec
@@ -90,7 +91,10 @@ def store(folder: Path) -> dict[str, Any]:
     golden = GoldenSide.of(rng.normal(size=(len(images), CLASSES)).astype(np.float32), True)
     engine = EngineInfo("made-up", "fp32", "0" * 64, "0" * 16)
     units = list(units_of(folder / PLAN, PLAN, len(images), ROWS_PER_UNIT, 0))
-    with ResultStore(folder / STORE, "made-up") as log:
+    with (
+        ResultStore(folder / STORE, "made-up") as log,
+        Compaction(log, folder / RESULTS, ROW_SCHEMA) as compaction,
+    ):
         for unit in units:
             plan_slice = plan_slice_of(folder / PLAN, unit.start, unit.stop)
             fault, image = images.of_faults(plan_slice.table)
@@ -104,7 +108,8 @@ def store(folder: Path) -> dict[str, Any]:
                 unit.number,
                 result_rows(plan_slice.table, Injected(known, outputs, how, bound), outcomes, images, engine),
             )
-        rows = log.compact(folder / RESULTS, range(len(units)), ROW_SCHEMA)
+            compaction.advance()
+        rows = compaction.finish(len(units))
     return {"rows": rows, "bytes": (folder / RESULTS).stat().st_size}
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from testbed.campaign.results.compaction import Compaction
 from testbed.campaign.results.store import ResultStore
 
 SCHEMA = pa.schema([("unit", pa.int32()), ("site", pa.dictionary(pa.int32(), pa.string())), ("value", pa.float32())])
@@ -51,3 +52,9 @@ def assert_holds(folder: Path, units: list[int]) -> None:
         assert list(store) == units
         for unit in units:
             assert store.read(unit).equals(rows(unit))
+
+
+def compacted(folder: Path, units: int, path: Path) -> int:
+    """Writes the log as one table at once; returns the number of rows."""
+    with ResultStore(folder, "plan") as store, Compaction(store, path, SCHEMA) as compaction:
+        return compaction.finish(units)

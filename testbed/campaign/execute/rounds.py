@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -21,6 +22,7 @@ from testbed.campaign.plan.points import points_path
 from testbed.campaign.plan.table import PlanPart, read_plan, write_plan
 from testbed.campaign.plan.unit import Unit
 from testbed.campaign.plan.units import units_of
+from testbed.campaign.results.compaction import Compaction
 from testbed.campaign.results.progress import FinishedUnits, Progress
 from testbed.campaign.results.reader import RESULT_SCHEMA
 from testbed.campaign.results.row_weights import RowWeights
@@ -140,17 +142,18 @@ def run_plans(
     """
     start, done = time.perf_counter(), list[Round]()
     total, before = Report(), 0
-    while (plan := plans.next(done, store)) is not None:
-        first = sum(len(round_.units) for round_ in done)
-        path, images = workplace.folder / plan, len(workplace.images)
-        round_ = Round(plan, tuple(units_of(path, plan, images, workplace.tuned.unit_rows, first)))
-        before += sum(unit.rows for unit in round_.units if unit.number in store)
-        total += run_round(round_, len(done), store, pool, progress, plans)
-        done.append(round_)
-    stop = plans.finish(done)
-    weights = RowWeights.of(workplace.folder / PLAN, len(workplace.images))
-    units = range(sum(len(round_.units) for round_ in done))
-    rows = store.compact(workplace.folder / RESULTS, units, RESULT_SCHEMA, weights.added)
+    with ExitStack() as stack:
+        ahead = None if plans.rounds else stack.enter_context(_compaction(workplace, store))
+        while (plan := plans.next(done, store)) is not None:
+            first = sum(len(round_.units) for round_ in done)
+            path, images = workplace.folder / plan, len(workplace.images)
+            round_ = Round(plan, tuple(units_of(path, plan, images, workplace.tuned.unit_rows, first)))
+            before += sum(unit.rows for unit in round_.units if unit.number in store)
+            total += run_round(round_, len(done), store, pool, progress, plans, ahead)
+            done.append(round_)
+        stop = plans.finish(done)
+        compaction = ahead or stack.enter_context(_compaction(workplace, store))
+        rows = compaction.finish(sum(len(round_.units) for round_ in done))
     progress.end(plans.widest)
     wall_seconds = round(time.perf_counter() - start, 3)
     return ExecuteFacts(
@@ -169,10 +172,23 @@ def run_plans(
     )
 
 
+def _compaction(workplace: Workplace, store: ResultStore) -> Compaction:
+    """The results' table, once the plan's file says what rows stand for."""
+    weights = RowWeights.of(workplace.folder / PLAN, len(workplace.images))
+    return Compaction(store, workplace.folder / RESULTS, RESULT_SCHEMA, weights.added)
+
+
 def run_round(
-    round_: Round, number: int, store: ResultStore, pool: WorkerPool, progress: Progress, plans: PlanSource
+    round_: Round,
+    number: int,
+    store: ResultStore,
+    pool: WorkerPool,
+    progress: Progress,
+    plans: PlanSource,
+    ahead: Compaction | None = None,
 ) -> Report:
     """Runs those units of a round that are not in the store, and keeps their rows there. number: of the round, from 0.
+    ahead: writes them to the results' table, too.
 
     Raises TestbedError when units are left undone or an earlier round's rows are not believed, or what the pool raises.
     """
@@ -201,6 +217,8 @@ def run_round(
         store.append(unit.number, rows, unit.count)
         spans.kept(unit)
         progress.finished(FinishedUnits(unit.count, len(unit), rows))
+        if ahead is not None:
+            ahead.advance()
 
     def drop(units: Sequence[Unit]) -> None:
         if units and min(unit.number for unit in units) < round_.units[0].number:

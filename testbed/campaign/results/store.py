@@ -1,8 +1,7 @@
-"""Never lose a row: an append-only log of framed, checksummed results, compacted to Parquet at the end.
+"""Never lose a row: an append-only log of framed, checksummed results.
 
 One frame holds the rows of one unit of work, or of several that follow each other, as an Arrow stream. A frame that a
-kill cut short, or that does not match its checksum, is not there: its units are run again. Units may arrive in any order;
-the compacted table is in unit order.
+kill cut short, or that does not match its checksum, is not there: its units are run again. Units may arrive in any order.
 """
 
 from __future__ import annotations
@@ -14,17 +13,17 @@ import os
 import re
 import shutil
 import struct
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from io import FileIO
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import pyarrow as pa
 
-from testbed.campaign.results.arrow import from_stream, parquet_writer, to_stream
+from testbed.campaign.results.arrow import from_stream, to_stream
 from testbed.core.closing import Closing
 from testbed.core.errors import TestbedError
-from testbed.core.folder.files import atomic_path, write_errors, write_text
+from testbed.core.folder.files import write_errors, write_text
 
 log = logging.getLogger(__name__)
 
@@ -192,24 +191,6 @@ class ResultStore(ResultLog, Closing):
             file.close()
             self._file = None
 
-    def compact(
-        self,
-        path: Path,
-        units: Iterable[int],
-        schema: pa.Schema,
-        finished: Callable[[pa.Table], pa.Table] = lambda rows: rows,
-    ) -> int:
-        """All units' rows, in unit order, as one Parquet file; returns the number of rows. finished: adds to rows what is
-        known only now, so that they have the columns of ``schema``."""
-        rows = 0
-        with atomic_path(path) as temporary, parquet_writer(temporary, schema) as writer:
-            for tables in _batched(self.tables(units), 64):
-                together = pa.concat_tables(tables, promote_options="default").unify_dictionaries()
-                table = _in_columns(finished(together), schema)
-                writer.write_table(table)
-                rows += table.num_rows
-        return rows
-
     def close(self) -> None:
         if self._file is not None:
             self._file.close()
@@ -268,22 +249,3 @@ def _read_frame(file: BinaryIO, segment: Path) -> LogFrame | None:
     return LogFrame(
         segment, start + _COUNT.size, size - _COUNT.size, range(unit, unit + count), magic == _MAGIC_DROPPED
     )
-
-
-def _in_columns(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """The table in the schema's columns; those that rows of a campaign begun by an older version lack are null."""
-    for field in schema:
-        if field.name not in table.column_names:
-            table = table.append_column(field, pa.nulls(table.num_rows, field.type))
-    return table.select(schema.names).cast(schema)
-
-
-def _batched(tables: Iterable[pa.Table], size: int) -> Iterator[list[pa.Table]]:
-    batch: list[pa.Table] = []
-    for table in tables:
-        batch.append(table)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch

@@ -5,16 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from testbed.campaign.results import store as store_module
 from testbed.campaign.results.arrow import from_stream, join_streams, to_stream
 from testbed.campaign.results.store import ResultLog, ResultStore, discard_log
 from testbed.core.errors import TestbedError
-from tests.support.result_logs import SCHEMA, assert_holds, filled, frame_ends, only_segment, rewritten, rows
+from tests.support.result_logs import assert_holds, filled, frame_ends, only_segment, rewritten, rows
 
 
 def test_what_was_appended_is_there_after_reopening_and_more_can_be_added(tmp_path: Path) -> None:
@@ -60,20 +57,6 @@ def test_units_lost_to_a_cut_can_be_appended_again(tmp_path: Path) -> None:
     only_segment(tmp_path).write_bytes(only_segment(tmp_path).read_bytes()[:-1])
     filled(tmp_path, [1, 2])
     assert_holds(tmp_path, [0, 1, 2])
-
-
-@settings(max_examples=20)
-@given(st.permutations(range(6)), st.integers(0, 6))
-def test_the_compacted_table_is_in_unit_order_whatever_the_order_of_work(
-    tmp_path_factory: pytest.TempPathFactory, order: list[int], restart: int
-) -> None:
-    folder = tmp_path_factory.mktemp("store")
-    filled(folder, order[:restart])
-    filled(folder, order[restart:])
-    with ResultStore(folder, "plan") as store:
-        assert store.compact(folder / "rows.parquet", range(6), SCHEMA) == 18
-    wanted = pa.concat_tables(map(rows, range(6))).to_pylist()
-    assert pq.read_table(folder / "rows.parquet").to_pylist() == wanted
 
 
 def test_a_log_of_many_segments_is_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from testbed.campaign.results.store import ResultLog, ResultStore
-from tests.support.result_logs import SCHEMA, assert_holds, filled, only_segment, rewritten, rows
+from tests.support.result_logs import assert_holds, compacted, filled, only_segment, rewritten, rows
 
 
 def several(units: range) -> pa.Table:
@@ -32,8 +32,7 @@ def test_a_frame_of_several_units_has_them_all_or_none(tmp_path: Path) -> None:
         assert list(log) == [unit for span in held for unit in span]
         assert [frame.units for frame in log.frames(log)] == held
         assert all(log.read(span.start).equals(several(span)) for span in held)
-    with ResultStore(tmp_path, "plan") as store:
-        assert store.compact(tmp_path / "rows.parquet", range(6), SCHEMA) == 18
+    assert compacted(tmp_path, 6, tmp_path / "rows.parquet") == 18
     wanted = pa.concat_tables(map(rows, range(6))).to_pylist()
     assert pq.read_table(tmp_path / "rows.parquet").to_pylist() == wanted
 

@@ -12,7 +12,7 @@ from testbed.campaign.results import store as store_module
 from testbed.campaign.results.store import ResultStore
 from testbed.core.errors import TestbedError
 from tests.support.disks import disk_of
-from tests.support.result_logs import SCHEMA, assert_holds, filled, only_segment, rows
+from tests.support.result_logs import assert_holds, filled, only_segment, rows
 
 
 def test_the_name_of_its_plan_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -76,15 +76,3 @@ def test_a_full_disk_is_told_in_one_line_and_the_log_stays_readable(
             assert store.read(0).equals(rows(0))
     filled(tmp_path, [1])
     assert_holds(tmp_path, [0, 1])
-
-
-def test_a_table_that_does_not_fit_leaves_the_log(tmp_path: Path) -> None:
-    filled(tmp_path / "store", [0, 1])
-    with (
-        ResultStore(tmp_path / "store", "plan") as store,
-        disk_of(100),
-        pytest.raises(TestbedError, match="cannot write"),
-    ):
-        store.compact(tmp_path / "rows.parquet", range(2), SCHEMA)
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["store"]
-    assert_holds(tmp_path / "store", [0, 1])
