@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Protocol, Self, TypeVar, runtime_checkable
 
 import numpy as np
@@ -46,6 +45,8 @@ class EngineRequest:
 
     ``mutable_weights`` asks for weights that can be struck while the engine lives. ``max_batch``: the largest batch, and
     ``max_points`` the most struck elements per row of a twin, for engines that lay out their memory when they are built.
+    ``weights``: those that ``onnx`` only names, of a model of 2 GiB and more (and others, which are not looked at); the
+    content hash of such a file speaks for them, as it holds theirs.
     """
 
     onnx: bytes
@@ -56,6 +57,7 @@ class EngineRequest:
     mutable_weights: bool = False
     max_batch: int = 64
     max_points: int = 1
+    weights: Mapping[str, NDArray] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def of_bytes(cls, onnx: bytes, deployment_id: str, **options: Any) -> Self:
@@ -162,6 +164,8 @@ class BaseRunner(Closing):
 
     library = "engine"
     """Name of the engine's library, as messages say it."""
+    takes_weights = False
+    """Whether the engine can be given ``EngineRequest.weights``."""
     info: EngineInfo
 
     def _opened(self, handle: _Handle | None) -> _Handle:
@@ -190,9 +194,11 @@ def open_engine(backend: str, request: EngineRequest) -> Runner:
     check_engine(backend, request.precision)
     require_threads(request.threads)
     require_engine(backend)
-    runner: Runner = registered_engine(backend).runner(request)
+    make = registered_engine(backend).runner
+    if request.weights and not getattr(make, "takes_weights", False):
+        raise EngineError(
+            f"{backend} is not given models of 2 GiB and more here; take another engine (ort-cpu, ort-cuda, torch), or a"
+            " model in fp16"
+        )
+    runner: Runner = make(request)
     return runner
-
-
-def request_from(path: Path, deployment_id: str, **options: Any) -> EngineRequest:
-    return EngineRequest.of_bytes(path.read_bytes(), deployment_id, **options)

@@ -9,7 +9,9 @@ from __future__ import annotations
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
+
+from testbed.engines.model_file import Weights, numbers_of
 
 STRIKABLE = {
     TensorProto.FLOAT,
@@ -25,20 +27,21 @@ STRIKABLE = {
 from."""
 
 
-def strikable_weights(model: onnx.ModelProto) -> dict[str, NDArray]:
-    """Writable copies of the weights that a fault can strike, by name, as they are stored."""
+def strikable_weights(model: onnx.ModelProto, beside: Weights | None = None) -> dict[str, NDArray]:
+    """Writable copies of the weights that a fault can strike, by name, as they are stored. beside: those that the model only
+    names."""
     return {
-        tensor.name: np.array(numpy_helper.to_array(tensor), order="C")
+        tensor.name: np.array(numbers_of(tensor, beside or {}), order="C")
         for tensor in model.graph.initializer
         if tensor.data_type in STRIKABLE
     }
 
 
-def weights_as_inputs(model: bytes) -> tuple[bytes, dict[str, NDArray]]:
+def weights_as_inputs(model: bytes, beside: Weights | None = None) -> tuple[bytes, dict[str, NDArray]]:
     """The file with every strikable weight as a further graph input, and the arrays to feed, by input name."""
     proto = onnx.load_from_string(model)
     graph = proto.graph
-    weights = strikable_weights(proto)
+    weights = strikable_weights(proto, beside)
     declared = {value.name for value in graph.input}  # overridable initializers are inputs already
     graph.input.extend(
         helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)

@@ -5,10 +5,10 @@ Engines fold a node over a weight into a copy when they are built, and a fault i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
-from onnx import ModelProto, NodeProto, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 
 TRANSPOSED = "testbed.transposed"  # metadata of our exports: JSON list of the weights that are stored transposed
 
@@ -50,10 +50,16 @@ def _is_zero(name: str, producers: Mapping[str, NodeProto]) -> bool:
     return not numpy_helper.to_array(node.attribute[0].t).any()
 
 
-def fold_transposes(proto: ModelProto) -> set[str]:
+def transpose(tensor: TensorProto) -> None:
+    """Turns a stored matrix."""
+    array = numpy_helper.to_array(tensor)
+    tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(array.T), tensor.name))
+
+
+def fold_transposes(proto: ModelProto, turn: Callable[[TensorProto], None] = transpose) -> set[str]:
     """Replaces Transpose(weight) by the weight stored transposed; returns the names of such weights.
 
-    A weight with further consumers is left as it is.
+    A weight with further consumers is left as it is. turn: turns a stored matrix.
     """
     graph = proto.graph
     weights = {tensor.name: tensor for tensor in graph.initializer}
@@ -61,10 +67,9 @@ def fold_transposes(proto: ModelProto) -> set[str]:
     folded: dict[str, str] = {}
     for node in [n for n in graph.node if n.op_type == "Transpose" and n.input[0] in weights]:
         weight = weights[node.input[0]]
-        array = numpy_helper.to_array(weight)
-        if array.ndim != 2 or uses.count(weight.name) != 1:
+        if len(weight.dims) != 2 or uses.count(weight.name) != 1:
             continue
-        weight.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(array.T), weight.name))
+        turn(weight)
         folded[node.output[0]] = weight.name
         graph.node.remove(node)
     for node in graph.node:

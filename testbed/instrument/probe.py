@@ -18,8 +18,9 @@ from testbed.core.errors import EngineError, TestbedError
 from testbed.core.process.child import OUT_OF_MEMORY
 from testbed.core.process.isolate import Isolated, WorkerFailed
 from testbed.engines.runner import Arrays, EngineRequest, Runner, open_engine
-from testbed.instrument.lean.stored import loaded
-from testbed.instrument.skeleton import empty_weights, in_float32, skeleton
+from testbed.instrument.lean.apart import Apart
+from testbed.instrument.lean.stored import LARGEST, loaded, size_of
+from testbed.instrument.skeleton import empty_weights, has_bfloat16, in_float32, skeleton
 
 _OPEN_S = 120.0  # libraries are imported, the graph is optimised
 RUN_S = 20.0  # a few images, for which a large ViT needs one
@@ -46,9 +47,14 @@ class TooMuchMemory(TestbedError):
 def open_probe(proto: ModelProto, purpose: str) -> Probe:
     """ONNX Runtime on this file. Its use raises EngineError, TooMuchMemory, or Endless for a run that does not end.
 
-    purpose: a name for what the file is here.
+    purpose: a name for what the file is here. Raises TooLarge for 2 GiB and more where the file has loops or branches, or
+    computes in bfloat16.
     """
-    return _opened(loaded(proto), purpose, open_here)
+    if size_of(proto) < LARGEST or next(control_flow(proto), "") or has_bfloat16(proto):
+        return _opened(loaded(proto), purpose, open_here)
+    apart = Apart.of(proto, "weights", hashed=False)
+    request = EngineRequest.of_bytes(apart.serialised(), purpose, weights=apart.mapped())
+    return _Weighed(open_engine("ort-cpu", request))
 
 
 def _opened(proto: ModelProto, purpose: str, opener: ProbeOpener) -> Probe:

@@ -58,7 +58,7 @@ def in_float32(proto: ModelProto) -> ModelProto:
 
     ``proto`` itself where it has no bfloat16.
     """
-    if not _has_bfloat16(proto):
+    if not has_bfloat16(proto):
         return proto
     wide = ModelProto()
     wide.CopyFrom(proto)
@@ -88,7 +88,8 @@ def _tensors(proto: ModelProto) -> Iterator[TensorProto]:
                 yield attribute.t
 
 
-def _has_bfloat16(proto: ModelProto) -> bool:
+def has_bfloat16(proto: ModelProto) -> bool:
+    """Whether some tensor of the model is of bfloat16."""
     values = (*proto.graph.input, *proto.graph.output)
     return any(tensor.data_type == TensorProto.BFLOAT16 for tensor in _tensors(proto)) or any(
         value.type.tensor_type.elem_type == TensorProto.BFLOAT16 for value in values

@@ -86,7 +86,7 @@ def _read(source: Path, request: ProtectRequest, data: FileData) -> tuple[ModelP
             f"{source} is no run folder: places are chosen under a budget in those alone; name them (--where)"
         )
     subject = OnnxSubject.of(_spec(source, request, data), None)
-    plain = onnx.load_from_string(subject.adopted.plain)
+    plain = onnx.load_from_string(subject.adopted.whole)
     check_unprotected(plain, str(source))
     computes, precisions = number_format_of(site_table(subject.adopted.plain, "model"))
     if not precisions:

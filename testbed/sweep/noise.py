@@ -34,7 +34,8 @@ from testbed.core.folder.stage_facts import facts_of
 from testbed.core.site import Target
 from testbed.data import Split
 from testbed.engines.batches import batches
-from testbed.engines.runner import EngineRequest, Runner, open_engine, request_from
+from testbed.engines.model_file import request_from, weights_beside
+from testbed.engines.runner import EngineRequest, Runner, open_engine
 from testbed.golden.arrays import read_array
 from testbed.golden.reference import LOGITS
 from testbed.instrument.ports.feed import PortFeed
@@ -247,7 +248,9 @@ class NoiseEngines:
         if source.file == TWIN:
             return request_from(self.folder / Files(target).twin, self.workplace.table(target).deployment_id, **options)
         plain = plain_in(self.workplace, target, source.precision)
-        return EngineRequest.of_bytes(plain, deployment_id(plain), **options)
+        return EngineRequest.of_bytes(
+            plain, deployment_id(plain), weights=weights_beside(plain, self.folder.path), **options
+        )
 
     def _outputs(
         self, runner: Runner, request: EngineRequest, source: Source, target: Target, images: NoiseImages

@@ -21,9 +21,11 @@ def randomised(model: nn.Module) -> nn.Module:
     return model.eval()
 
 
-def written(model: nn.Module, file: Path, exporter: str, batch: int = 2, size: int = 16, **options: Any) -> Path:
+def written(
+    model: nn.Module, file: Path, exporter: str, batch: int = 2, size: int = 16, channels: int = 3, **options: Any
+) -> Path:
     """By torch's own means, with a dynamic batch unless ``batch`` is 1."""
-    images = torch.zeros(batch, 3, size, size)
+    images = torch.zeros(batch, channels, size, size)
     if exporter == "dynamo":
         options |= {"dynamo": True, "verbose": False}
         if batch > 1:

@@ -25,6 +25,7 @@ def opener(workplace: Workplace, engine: CampaignEngine) -> OpenPart:
             threads=whole.threads,
             mutable_weights=mutable_weights,
             max_batch=batch or whole.max_batch,
+            weights=whole.weights,
         )
         return Timed(workplace.open(request), engine)
 

@@ -27,6 +27,7 @@ from testbed.core.folder.files import sha256_bytes
 from testbed.core.folder.runfolder import RunFolder
 from testbed.core.folder.stage_facts import facts_of
 from testbed.core.site import SiteTable, Where
+from testbed.engines.model_file import weights_beside
 from testbed.engines.runner import EngineRequest, Runner, open_engine
 from testbed.golden.arrays import read_array
 from testbed.instrument.packed import packed
@@ -138,14 +139,16 @@ class Workplace:
         tuned = self.tuned
         if batch is None:
             batch = self.batch_of(target, "weight") if mutable_weights else tuned.batch
+        model = self.model(file)
         return EngineRequest.of_bytes(
-            self.model(file),
+            model,
             self.table(target).deployment_id,
             precision=self.spec.engine.precision,
             threads=tuned.threads,
             mutable_weights=mutable_weights,
             max_batch=batch,
             max_points=most_points(self.spec.faults, self.table(target)),
+            weights=weights_beside(model, self.folder.path),
         )
 
     def open(self, request: EngineRequest) -> Runner:

@@ -30,6 +30,7 @@ from testbed.core.folder.stage_facts import facts_of
 from testbed.core.site import SiteTable
 from testbed.data import Split
 from testbed.engines.batches import pad_values
+from testbed.engines.model_file import weights_beside
 from testbed.engines.runner import EngineRequest, open_engine
 from testbed.golden.arrays import array_writer, read_array
 from testbed.golden.recorded import FIRST_ATTENTION
@@ -171,7 +172,7 @@ def write_cut_values(
     The file is run whole, in the golden's batches, with both tensors beside its logits. Raises EngineError.
     """
     cut = facts_of(folder, f"export.{TARGET}", CutFacts)
-    proto = onnx.load(folder / Files("model").plain)
+    proto = onnx.load(folder / Files("model").plain, load_external_data=False)
     plain = with_outputs(proto, (cut.input, cut.output)).SerializeToString(deterministic=True)
     batch = 1 if facts_of(folder, "golden", GoldenFacts).rows_influence else spec.engine.sketched_batch
     request = EngineRequest.of_bytes(
@@ -180,6 +181,7 @@ def write_cut_values(
         precision=spec.engine.precision,
         threads=spec.engine.sketched_threads,
         max_batch=batch,
+        weights=weights_beside(plain, folder.path),
     )
     name, logits, golden = model_input(proto).name, proto.graph.output[0].name, read_array(folder / LOGITS)
     deviation = 0.0

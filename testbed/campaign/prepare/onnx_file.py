@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto
 from pydantic import JsonValue
@@ -20,7 +19,7 @@ from testbed.campaign.plan.sections import check_sections
 from testbed.campaign.prepare.as_trained import check_fit, check_like_library, check_pixels, warn_of_split
 from testbed.campaign.prepare.module_golden import golden_batches, module_of, module_table, write_module
 from testbed.campaign.prepare.row_gate import input_influence
-from testbed.campaign.prepare.subject import KnownModel, cached_logits, check_accuracy, dataset_of
+from testbed.campaign.prepare.subject import KnownModel, Sketch, cached_logits, check_accuracy, dataset_of
 from testbed.campaign.results.progress import Watch, unwatched
 from testbed.campaign.reuse.reuse import NO_REUSE, Reuse
 from testbed.campaign.spec.campaign import CampaignSpec
@@ -34,16 +33,18 @@ from testbed.core.site import SiteTable
 from testbed.data import Dataset
 from testbed.data.classes.order_check import warn_of_order
 from testbed.data.preprocess.steps import PIXELS
+from testbed.engines.model_file import Weights, weights_beside
 from testbed.engines.runner import EngineRequest, Runner, open_engine
 from testbed.golden.arrays import array_writer, read_array
 from testbed.golden.reference import LOGITS
 from testbed.golden.shared import SharedGolden, array_name
 from testbed.instrument.adopt.ending import check_logits
-from testbed.instrument.adopt.file import Adopted, adopt
+from testbed.instrument.adopt.file import Adopted, LeanAdopted, adopt_lean
 from testbed.instrument.adopt.images import takes_pixels
 from testbed.instrument.adopt.judged import check_weights, image_side, judged
 from testbed.instrument.adopt.sizes import check_memory
 from testbed.instrument.cut.module import AttentionModule
+from testbed.instrument.lean.apart import data_file
 from testbed.instrument.lean.read import read_model
 from testbed.instrument.quantised import number_format_of, parameters
 from testbed.instrument.shapes import fixed_batch, input_shape, model_input
@@ -74,9 +75,9 @@ class OnnxSubject:
         if kept and not path.exists():
             assert folder is not None
             folder.verify(_STAGE)
-            adopted = Adopted((folder / PLAIN).read_bytes(), (), read_model(folder / PLAIN)[0])
+            adopted = LeanAdopted(read_model(folder / PLAIN)[0], (), folder / PLAIN)
         else:
-            adopted = adopt(path, spec.model.output, spec.model.image_size)
+            adopted = adopt_lean(path, spec.model.output, spec.model.image_size)
         dataset = _dataset(spec, adopted.proto, path.parent)
         if not kept or path.exists():
             adopted = judged(adopted, spec.model.onnx, len(dataset.classes))
@@ -85,7 +86,7 @@ class OnnxSubject:
         check_weights(proto, spec.model.onnx)
         warn_of_split(spec, dataset)
         check_memory(proto, spec.model.onnx, 1 if fixed_batch(proto) else spec.engine.sketched_batch)
-        return cls(spec, dataset, adopted)
+        return cls(spec, dataset, adopted.with_weights(data_file(PLAIN)))
 
     @cached_property
     def _batch(self) -> int:
@@ -102,7 +103,7 @@ class OnnxSubject:
 
     def known(self) -> KnownModel:
         """Its golden may have been recorded in whole batches, or image by image."""
-        with self._opened() as runner:
+        with self._opened(self.adopted.weights()) as runner:
             for batch in dict.fromkeys((self._batch, 1)):
                 if (logits := cached_logits(self._shared(runner, batch))) is not None:
                     return KnownModel(logits=logits)
@@ -132,29 +133,32 @@ class OnnxSubject:
 
     @cached_property
     def _module(self) -> AttentionModule:
-        """Its weights are taken out of the whole file, so that these are loaded."""
-        return module_of(self.spec, replace(self._catalogue, proto=onnx.load_from_string(self.adopted.plain)))
+        return module_of(self.spec, self._catalogue)
 
     @cached_property
     def _catalogue(self) -> Catalogue:
         return catalogue_of(self.adopted.proto)
 
-    def sketch(self, target: str) -> tuple[bytes, NDArray[np.float32]]:
+    def sketch(self, target: str) -> Sketch:
         """The file itself, or the module."""
         if target != "model":
-            return self._module.plain, np.zeros((self._batch, *input_shape(self._module.catalogue.proto)), np.float32)
+            shape = (self._batch, *input_shape(self._module.catalogue.proto))
+            return Sketch(self._module.plain, np.zeros(shape, np.float32))
         shape = (self._batch, self.dataset.channels, self.dataset.image, self.dataset.image)
-        return self.adopted.plain, np.zeros(shape, np.float32)
+        return Sketch(self.adopted.plain, np.zeros(shape, np.float32), self.adopted.weights())
 
     def site_table(self, plain: bytes, target: str) -> SiteTable:
         return self._table_of(target, plain)
 
     def make_golden(self, folder: RunFolder, watch: Watch = unwatched, reuse: Reuse = NO_REUSE) -> None:
         """Takes the file into the folder, and runs it on every test image."""
-        missing = self._catalogue.missing
+        missing, apart = self._catalogue.missing, self.adopted.apart
+        written = [PLAIN] if apart is None else [PLAIN, data_file(PLAIN)]
 
         def adopt_file() -> ExportFacts:
             log.info("model: %s", "; ".join((str(self.spec.model.onnx), *self.adopted.changes)))
+            if apart is not None:
+                apart.write_weights(folder / data_file(PLAIN))
             write_bytes(folder / PLAIN, self.adopted.plain)
             if missing:
                 some = "; ".join(f"{name}, {why}" for name, why in list(missing.items())[:_LISTED])
@@ -163,7 +167,7 @@ class OnnxSubject:
             absent = [AbsentSite(site=name, why=why) for name, why in missing.items()]
             return ExportFacts(changes=list(self.adopted.changes), not_there=absent)
 
-        folder.stage(_STAGE, {"plain": sha256_bytes(self.adopted.plain)}, [PLAIN], adopt_file)
+        folder.stage(_STAGE, {"plain": sha256_bytes(self.adopted.plain)}, written, adopt_file)
         test, engine = self.dataset.test, self.spec.engine
         inputs = {
             "plain": folder.output_hash(_STAGE, PLAIN),
@@ -201,7 +205,7 @@ class OnnxSubject:
         """Writes the logits (n, K) of all test images."""
         test = self.dataset.test
         name, output = model_input(self._proto).name, self._proto.graph.output[0].name
-        with self._opened() as runner:
+        with self._opened(weights_beside(self.adopted.plain, folder.path)) as runner:
 
             def run(images: NDArray[np.float32]) -> NDArray[np.float32]:
                 return runner.run({name: images})[output].astype(np.float32)
@@ -222,8 +226,8 @@ class OnnxSubject:
                 shared.keep(logits)
             return PlainGolden(engine_hash=runner.info.hash, influence=influence)
 
-    def _opened(self) -> Runner:
-        """The plain engine, whose outputs are the golden."""
+    def _opened(self, weights: Weights) -> Runner:
+        """The plain engine, whose outputs are the golden. weights: those that the file only names."""
         engine, plain = self.spec.engine, self.adopted.plain
         request = EngineRequest.of_bytes(
             plain,
@@ -231,6 +235,7 @@ class OnnxSubject:
             precision=engine.precision,
             threads=engine.sketched_threads,
             max_batch=self._batch,
+            weights=weights,
         )
         return open_engine(engine.backend, request)
 

@@ -8,10 +8,10 @@ from functools import cached_property
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 
 from testbed.campaign.files import Files
 from testbed.campaign.plan.sections import check_sections
+from testbed.campaign.prepare.subject import Sketch
 from testbed.campaign.prepare.torch_model import TorchSubject
 from testbed.campaign.reuse.reuse import NO_REUSE, Reuse
 from testbed.core.errors import UsageError
@@ -47,10 +47,10 @@ class ProtectedSubject(TorchSubject):
         """The file names them, those of its checks too."""
         check_sections(self.spec.faults, {"model": self.site_table(self._deployed, "model")})
 
-    def sketch(self, target: str) -> tuple[bytes, NDArray[np.float32]]:
+    def sketch(self, target: str) -> Sketch:
         """The file itself."""
-        c = self.config
-        return self._deployed, np.zeros((self.spec.engine.sketched_batch, c.channels, c.image, c.image), np.float32)
+        c, batch = self.config, self.spec.engine.sketched_batch
+        return Sketch(self._deployed, np.zeros((batch, c.channels, c.image, c.image), np.float32))
 
     def _take_trained(self, folder: RunFolder) -> None:
         """The model, and its file in every precision: the folder then needs no other."""

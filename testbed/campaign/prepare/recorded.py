@@ -7,12 +7,11 @@ from functools import cached_property
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 
 from testbed.campaign.described import DescribedModel, PictureFacts
 from testbed.campaign.facts import GoldenFacts
 from testbed.campaign.files import Files
-from testbed.campaign.prepare.subject import KnownModel, check_accuracy, dataset_of, stages_of
+from testbed.campaign.prepare.subject import KnownModel, Sketch, check_accuracy, dataset_of, stages_of
 from testbed.campaign.results.progress import Watch, unwatched
 from testbed.campaign.reuse.reuse import NO_REUSE, Reuse
 from testbed.campaign.spec.campaign import CampaignSpec
@@ -23,6 +22,7 @@ from testbed.core.folder.stage_facts import facts_of
 from testbed.core.protected import is_detecting
 from testbed.core.site import SiteTable
 from testbed.data import Dataset
+from testbed.engines.model_file import weights_beside
 from testbed.golden.arrays import read_array
 from testbed.golden.reference import LOGITS
 from testbed.instrument.shapes import fixed_batch
@@ -77,7 +77,7 @@ class RecordedSubject:
 
     @property
     def raises_alarms(self) -> bool:
-        return is_detecting(onnx.load(self.folder / Files("model").plain))
+        return is_detecting(onnx.load(self.folder / Files("model").plain, load_external_data=False))
 
     @property
     def data_source(self) -> DataSource | None:
@@ -91,12 +91,13 @@ class RecordedSubject:
     def check_sites(self) -> None:
         """They were checked when the campaign was begun."""
 
-    def sketch(self, target: str) -> tuple[bytes, NDArray[np.float32]]:
+    def sketch(self, target: str) -> Sketch:
         """The plain file itself."""
         inputs = read_array(self.folder / Files(target).inputs)
         plain = (self.folder / Files(target).plain).read_bytes()
         batch = fixed_batch(onnx.load_from_string(plain)) or self.spec.engine.sketched_batch
-        return plain, np.zeros((batch, *inputs.shape[1:]), np.float32)
+        images = np.zeros((batch, *inputs.shape[1:]), np.float32)
+        return Sketch(plain, images, weights_beside(plain, self.folder.path))
 
     def site_table(self, plain: bytes, target: str) -> SiteTable:
         return SiteTable.load(self.folder / Files(target).sites)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,15 @@ from testbed.golden.arrays import read_array
 from testbed.golden.reference import LOGITS
 from testbed.golden.shared import SharedGolden, array_name
 from testbed.models.runs import DataSource
+
+
+class Sketch(NamedTuple):
+    """A plain file before a campaign is prepared. images: one batch of empty inputs; weights: those that the file only
+    names (see `EngineRequest`)."""
+
+    plain: bytes
+    images: NDArray[np.float32]
+    weights: Mapping[str, NDArray] = {}
 
 
 @dataclass(frozen=True)
@@ -48,8 +58,8 @@ class PreviewSubject(Protocol):
     def check_sites(self) -> None:
         """Raises UsageError for a site that the model will not have, before anything is made for it."""
 
-    def sketch(self, target: str) -> tuple[bytes, NDArray[np.float32]]:
-        """A plain ONNX file of the same shape as the campaign's, and one batch of empty inputs."""
+    def sketch(self, target: str) -> Sketch:
+        """A plain ONNX file of the same shape as the campaign's."""
 
     def site_table(self, plain: bytes, target: str) -> SiteTable: ...
 

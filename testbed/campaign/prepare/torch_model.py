@@ -11,13 +11,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from testbed.campaign.described import DescribedModel
 from testbed.campaign.facts import GoldenFacts, TrainFacts
 from testbed.campaign.plan.sections import check_sections
 from testbed.campaign.prepare.module_golden import shared_golden
-from testbed.campaign.prepare.subject import KnownModel, cached_logits, check_accuracy, dataset_of
+from testbed.campaign.prepare.subject import KnownModel, Sketch, cached_logits, check_accuracy, dataset_of
 from testbed.campaign.results.progress import Watch, unwatched
 from testbed.campaign.reuse.reuse import NO_REUSE, Reuse
 from testbed.campaign.spec.campaign import CampaignSpec
@@ -138,7 +137,7 @@ class TorchSubject:
             model(torch.zeros(1, self.config.channels, self.config.image, self.config.image))
         return shapes | {(name, "weight"): tuple(p.shape) for name, p in module.named_parameters()}
 
-    def sketch(self, target: str) -> tuple[bytes, NDArray[np.float32]]:
+    def sketch(self, target: str) -> Sketch:
         """Sketches an untrained model, the same one each time; the caller's random numbers stay what they were."""
         config, engine = self.config, self.spec.engine
         with torch.random.fork_rng(devices=[]):
@@ -149,7 +148,7 @@ class TorchSubject:
             file = Path(folder) / "plain.onnx"
             calibration, part = Calibration(len(images)), self.spec.part_of(target)
             export_target(model, part, file, precision=engine.precision, images=images, calibration=calibration)
-            return file.read_bytes(), target_inputs(model, part, images)
+            return Sketch(file.read_bytes(), target_inputs(model, part, images))
 
     def site_table(self, plain: bytes, target: str) -> SiteTable:
         return site_table(plain, target, self.spec.engine.ports)

@@ -120,7 +120,7 @@ class MeasuredTarget(NamedTuple):
 
 def sites_and_speed(spec: CampaignSpec, subject: PreviewSubject, target: str) -> MeasuredTarget:
     engine = spec.engine
-    plain, batch = subject.sketch(target)
+    plain, batch, weights = subject.sketch(target)
     table = subject.site_table(plain, target)
     twin = instrument(plain, table).SerializeToString()
     request = EngineRequest.of_bytes(
@@ -129,6 +129,7 @@ def sites_and_speed(spec: CampaignSpec, subject: PreviewSubject, target: str) ->
         precision=engine.precision,
         threads=engine.sketched_threads,
         max_batch=engine.sketched_batch,
+        weights=weights,
     )
     feeds = {input_name(twin): batch, **PortFeed.idle(len(batch)).as_inputs(table)}
     with open_engine(spec.engine.backend, request) as runner:

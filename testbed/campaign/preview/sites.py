@@ -14,13 +14,12 @@ def sketched_sites(spec: CampaignSpec, subject: PreviewSubject, target: str) -> 
     quantisation adds is known only from a quantised file, which is made of an untrained model.
     """
     if spec.model.onnx is not None or spec.engine.precision == "int8":
-        plain, _ = subject.sketch(target)
-        return subject.site_table(plain, target)
+        return subject.site_table(subject.sketch(target).plain, target)
     from testbed.campaign.prepare.protected_model import ProtectedSubject
     from testbed.campaign.prepare.torch_model import TorchSubject
 
     if isinstance(subject, ProtectedSubject) or not isinstance(subject, TorchSubject):
-        return subject.site_table(subject.sketch(target)[0], target)
+        return subject.site_table(subject.sketch(target).plain, target)
     shapes = subject.shapes(target)
     sites = tuple(Site(name, where, shape, spec.engine.precision) for (name, where), shape in shapes.items())
     return SiteTable(target, "", spec.engine.ports, sites)

@@ -22,6 +22,7 @@ from testbed.core.errors import EngineError
 from testbed.core.process.resources import release_memory
 from testbed.core.process.telemetry import silence
 from testbed.engines import native
+from testbed.engines.model_file import named_weights
 from testbed.engines.runner import Arrays, BaseRunner, EngineInfo, EngineRequest
 from testbed.engines.signature import loaded, signature_of
 from testbed.engines.weight_inputs import strikable_weights
@@ -52,12 +53,14 @@ class OrtCpuRunner(BaseRunner):
     """Raises EngineError when ONNX Runtime refuses the model or falls back to another provider."""
 
     library = "ONNX Runtime"
+    takes_weights = True
 
     def __init__(self, request: EngineRequest) -> None:
         proto = loaded(request.onnx)
         self._signature = signature_of(proto)
         options = self._options(request)
-        self._weights = strikable_weights(proto) if request.mutable_weights else {}
+        beside = given_weights(proto, request, options)
+        self._weights = strikable_weights(proto, request.weights) if request.mutable_weights else {}
         self._values = {name: ort_value(array) for name, array in self._weights.items()}
         for name, value in self._values.items():
             options.add_initializer(name, value)
@@ -65,6 +68,7 @@ class OrtCpuRunner(BaseRunner):
         register_fault_ports(proto, options)
         del proto  # ONNX Runtime takes as much again
         self._session: Any = session(model, options, [PROVIDER])
+        del beside  # the session has what it needs
         self.info = _info(request)
         self._size = len(request.onnx)
         release_memory(self._size)
@@ -129,6 +133,16 @@ def _softmax_in_fp32(proto: ModelProto) -> bytes:
     del changed.graph.node[:]
     changed.graph.node.extend(nodes)
     return changed.SerializeToString()
+
+
+def given_weights(proto: ModelProto, request: EngineRequest, options: Any) -> list[Any]:
+    """Gives a session the weights that the model only names; the values must outlive its opening. Raises EngineError for one
+    that the request has not."""
+    beside = named_weights(proto, request.weights)
+    values = [ort_value(array) for array in beside.values()]
+    if beside:
+        options.add_external_initializers(list(beside), values)
+    return values
 
 
 def register_fault_ports(proto: ModelProto, options: Any) -> None:

@@ -19,7 +19,14 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from testbed.core.errors import EngineError
-from testbed.engines.onnxruntime.cpu import first_line, ort_value, register_fault_ports, session, session_options
+from testbed.engines.onnxruntime.cpu import (
+    first_line,
+    given_weights,
+    ort_value,
+    register_fault_ports,
+    session,
+    session_options,
+)
 from testbed.engines.runner import Arrays, BaseRunner, EngineInfo, EngineRequest
 from testbed.engines.signature import loaded, signature_of
 from testbed.engines.weight_inputs import weights_as_inputs
@@ -36,6 +43,7 @@ class OrtCudaRunner(BaseRunner):
     """Raises EngineError when ONNX Runtime refuses the model or falls back to the CPU."""
 
     library = "ONNX Runtime"
+    takes_weights = True
     provider: Any = (PROVIDER, PROVIDER_OPTIONS)
     device = "cuda"
 
@@ -45,12 +53,14 @@ class OrtCudaRunner(BaseRunner):
         self._weights: dict[str, NDArray] = {}
         model = request.onnx
         if request.mutable_weights:
-            model, self._weights = weights_as_inputs(model)
+            model, self._weights = weights_as_inputs(model, request.weights)
         with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does not find
             ort.preload_dlls()  # CUDA and cuDNN from NVIDIA's Python packages, where the system has none
         options = session_options(request)
         register_fault_ports(proto, options)
+        beside = given_weights(loaded(model), request, options)
         self._session: Any = session(model, options, [self.provider])
+        del beside  # the session has what it needs
         self._on_device = {name: ort_value(array, self.device) for name, array in self._weights.items()}
         self.info = self._info(request)
 

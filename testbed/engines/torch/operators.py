@@ -18,8 +18,6 @@ from torch.nn import functional
 from testbed.engines.torch import words
 from testbed.engines.torch.words import from_front, from_numpy
 
-_LAST = 2**31 - 1  # "to the end", as exporters write it
-
 
 def _ints(values: Tensor | Sequence[int]) -> list[int]:
     return [int(v) for v in (values.tolist() if isinstance(values, Tensor) else values)]
@@ -158,7 +156,11 @@ def _slice(x: Tensor, starts: Tensor, ends: Tensor, axes: Tensor | None = None, 
     strides = [1] * len(firsts) if steps is None else _ints(steps)
     where = [slice(None)] * x.dim()
     for axis, first, last, stride in zip(over, firsts, lasts, strides, strict=True):
-        where[axis] = slice(first, None if last >= _LAST else last, stride)
+        taken = range(*slice(first, last, stride).indices(x.shape[axis]))  # both ends may lie far outside
+        if stride < 0:  # PyTorch's own slices only go forward
+            x = x.index_select(axis, torch.tensor(taken, dtype=torch.int64, device=x.device))
+        else:
+            where[axis] = slice(taken.start, taken.stop, stride)
     return x[tuple(where)]
 
 

@@ -17,10 +17,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, helper
 from torch import Tensor
 
 from testbed.core.errors import EngineError
+from testbed.engines.model_file import named_weights, numbers_of
 from testbed.engines.runner import Arrays, BaseRunner, EngineInfo, EngineRequest
 from testbed.engines.signature import loaded, signature_of
 from testbed.engines.torch.host import host_values
@@ -45,6 +46,7 @@ class TorchRunner(BaseRunner):
     """Raises EngineError for a file that is not ONNX or holds an operator that ``OPERATORS`` lacks."""
 
     library = "torch"
+    takes_weights = True
     backend = "torch"
     device = "cpu"
 
@@ -52,8 +54,9 @@ class TorchRunner(BaseRunner):
         proto = loaded(request.onnx)
         self._signature = signature_of(proto)
         self._threads = request.threads
-        self._stored = strikable_weights(proto) if request.mutable_weights else {}
-        constants = {t.name: np.array(numpy_helper.to_array(t)) for t in proto.graph.initializer} | self._stored
+        beside = named_weights(proto, request.weights)
+        self._stored = strikable_weights(proto, beside) if request.mutable_weights else {}
+        constants = {t.name: np.array(numbers_of(t, beside)) for t in proto.graph.initializer} | self._stored
         on_host = host_values(proto)
         with self._settings():
             self._constants = {

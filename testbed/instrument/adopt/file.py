@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 
 import onnx
+from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper
 
 from testbed.core.errors import TestbedError
@@ -21,7 +22,8 @@ from testbed.instrument.adopt.images import with_float_images, with_image_size
 from testbed.instrument.adopt.outputs import with_output
 from testbed.instrument.adopt.sizes import check_memory
 from testbed.instrument.adopt.sources import read_onnx
-from testbed.instrument.lean.stored import LARGEST, load_weight, loaded, size_of, too_large
+from testbed.instrument.lean.apart import Apart
+from testbed.instrument.lean.stored import LARGEST, TooLarge, loaded, size_of, too_large, transpose
 from testbed.instrument.probe import Endless, TooMuchMemory
 from testbed.instrument.shapes import FLOATS
 from testbed.instrument.sites.named import is_own
@@ -30,24 +32,47 @@ from testbed.instrument.sites.named import is_own
 @dataclass(frozen=True)
 class Adopted:
     """``plain``: the file's content. ``changes``: what was done to it, for people; empty where nothing was. ``lean``: the
-    same model with its large weights where they lie on disk, see `testbed.instrument.lean`."""
+    same model with its large weights where they lie on disk, see `testbed.instrument.lean`. ``apart``: where the model has 2
+    GiB and more, its weights, which ``plain`` then only names."""
 
     plain: bytes
     changes: tuple[str, ...]
     lean: ModelProto | None = None
+    apart: Apart | None = None
 
     @cached_property
     def proto(self) -> ModelProto:
         """The model, lean where it is known so: what its graph says is asked of it in little memory."""
         return onnx.load_from_string(self.plain) if self.lean is None else self.lean
 
+    @property
+    def whole(self) -> bytes:
+        """The model in one piece. Raises TestbedError for 2 GiB and more."""
+        if self.apart is not None:
+            raise TooLarge(f"the model {too_large(size_of(self.proto))}")
+        return self.plain
+
+    def weights(self) -> dict[str, NDArray]:
+        """What ``plain`` only names, where it lies; what is turned is read."""
+        return {} if self.apart is None else self.apart.mapped()
+
 
 @dataclass(frozen=True)
 class LeanAdopted:
-    """``proto``: a lean model, see `testbed.instrument.lean`. ``changes``: as of `Adopted`."""
+    """``proto``: a lean model, see `testbed.instrument.lean`. ``changes``: as of `Adopted`. ``source``: the file."""
 
     proto: ModelProto
     changes: tuple[str, ...]
+    source: Path
+
+    def with_weights(self, data: str) -> Adopted:
+        """The content, with its weights or, from 2 GiB on, apart from them, in a file of the name ``data``."""
+        if size_of(self.proto) >= LARGEST:
+            apart = Apart.of(self.proto, data)
+            return Adopted(apart.serialised(), self.changes, self.proto, apart)
+        if not self.changes:
+            return Adopted(self.source.read_bytes(), (), self.proto)
+        return Adopted(loaded(self.proto).SerializeToString(deterministic=True), self.changes, self.proto)
 
 
 def adopt(path: Path, output: str | None = None, image_size: int | None = None) -> Adopted:
@@ -55,9 +80,7 @@ def adopt(path: Path, output: str | None = None, image_size: int | None = None) 
     lean = adopt_lean(path, output, image_size)
     if (size := size_of(lean.proto)) >= LARGEST:
         raise TestbedError(f"{path} {too_large(size)}")
-    if not lean.changes:
-        return Adopted(path.read_bytes(), (), lean.proto)
-    return Adopted(loaded(lean.proto).SerializeToString(deterministic=True), lean.changes, lean.proto)
+    return lean.with_weights("")
 
 
 def adopt_lean(path: Path, output: str | None = None, image_size: int | None = None) -> LeanAdopted:
@@ -82,11 +105,10 @@ def adopt_lean(path: Path, output: str | None = None, image_size: int | None = N
         changes.append(change)
     check_memory(proto, str(path))
     if own:  # nothing to adapt; but another tool may have put its nodes out of order
-        return LeanAdopted(proto, tuple(changes))
+        return LeanAdopted(proto, tuple(changes), path)
     if hoisted := _hoist_constants(proto):
         changes.append(f"{hoisted} weights written as Constant nodes are stored as weights")
-    _load_transposed(proto)
-    if folded := fold_transposes(proto):
+    if folded := fold_transposes(proto, transpose):
         changes.append(f"{len(folded)} weights are stored transposed, as they are used")
     check_control_flow(proto, str(path))
     try:
@@ -96,7 +118,7 @@ def adopt_lean(path: Path, output: str | None = None, image_size: int | None = N
     if change:
         proto = dynamic
         changes.append(change)
-    return LeanAdopted(proto, tuple(changes))
+    return LeanAdopted(proto, tuple(changes), path)
 
 
 def _hoist_constants(proto: ModelProto) -> int:
@@ -117,11 +139,3 @@ def _hoist_constants(proto: ModelProto) -> int:
 
 def _has_value(node: onnx.NodeProto) -> bool:
     return node.op_type == "Constant" and any(attribute.name == "value" for attribute in node.attribute)
-
-
-def _load_transposed(proto: ModelProto) -> None:
-    """Takes in the weights that will be stored transposed."""
-    turned = {node.input[0] for node in proto.graph.node if node.op_type == "Transpose"}
-    for tensor in proto.graph.initializer:
-        if tensor.name in turned and len(tensor.dims) == 2:
-            load_weight(tensor)

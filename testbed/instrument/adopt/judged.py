@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from onnx import ModelProto, TensorProto, numpy_helper
 
 from testbed.core.errors import UsageError
 from testbed.core.protected import is_detecting
 from testbed.instrument.adopt.ending import with_logits
-from testbed.instrument.adopt.file import Adopted
+from testbed.instrument.adopt.file import LeanAdopted
 from testbed.instrument.adopt.outputs import with_logits_alone
-from testbed.instrument.lean.stored import load_weight, loaded
+from testbed.instrument.lean.stored import load_weight
 from testbed.instrument.quantised import FLOATS
 from testbed.instrument.shapes import input_shape, model_input
 
 
-def judged(adopted: Adopted, file: str, classes: int) -> Adopted:
+def judged(adopted: LeanAdopted, file: str, classes: int) -> LeanAdopted:
     """The file with logits at its end, its only output. Raises UsageError where it has none that can be judged."""
     if is_detecting(adopted.proto):  # the testbed's own, with its alarms
         return adopted
@@ -27,7 +29,7 @@ def judged(adopted: Adopted, file: str, classes: int) -> Adopted:
         changes.append(change)
     if not changes:
         return adopted
-    return Adopted(loaded(cut).SerializeToString(deterministic=True), (*adopted.changes, *changes), cut)
+    return replace(adopted, proto=cut, changes=(*adopted.changes, *changes))
 
 
 def check_weights(proto: ModelProto, file: str) -> None:

@@ -17,6 +17,7 @@ from testbed.core.protected import is_protected
 from testbed.core.site import Site
 from testbed.instrument.cut.flow import CannotCut, Flow
 from testbed.instrument.cut.segments import cut_segment
+from testbed.instrument.lean.stored import loaded
 from testbed.instrument.quantised import FLOATS
 from testbed.instrument.shapes import FORMATS, fixed_batch
 from testbed.instrument.sites.catalogue import Catalogue
@@ -105,6 +106,7 @@ class _Cutter:
         part.graph.name = f"block.{block}.attn"
         part.metadata_props.extend(self._whole.proto.metadata_props)
         _in_float32(part)
+        part = loaded(part)
         plain = part.SerializeToString(deterministic=True)
         return AttentionModule(block, plain, start, output, _catalogue_of(self._whole, part))
 

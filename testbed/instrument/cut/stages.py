@@ -12,9 +12,12 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 
+from onnx import TensorProto
+
 from testbed.core.site import Site, SiteTable
 from testbed.instrument.cut.flow import CannotCut, Flow, is_number
 from testbed.instrument.cut.tokens import AxisRows, Need, Needs, needs, rowwise
+from testbed.instrument.lean.stored import bytes_of
 from testbed.instrument.sites.pattern_graph import LAYOUT
 
 TOKENS = 1
@@ -139,12 +142,16 @@ class Stages:
         for stage in self.stages:
             nodes = [self.flow.nodes[index] for index in self.flow.between(stage.inputs, stage.outputs)]
             stored = {name for node in nodes for name in node.input if name in self.flow.stored}
-            sizes.append(sum(self.flow.stored[name].ByteSize() for name in stored))
+            sizes.append(sum(_size(self.flow.stored[name]) for name in stored))
         return sizes
 
     @cached_property
     def _needed(self) -> dict[str, Need]:
         return needs(self.flow, range(len(self.flow.nodes)), {self.flow.output: None}).tensors
+
+
+def _size(tensor: TensorProto) -> int:
+    return bytes_of(tensor) if tensor.data_location == TensorProto.EXTERNAL else int(tensor.ByteSize())
 
 
 def _cuts(flow: Flow, table: SiteTable, beside: Mapping[str, int]) -> Iterator[str]:

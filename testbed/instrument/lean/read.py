@@ -17,7 +17,7 @@ from testbed.instrument.lean.stored import (
     Stored,
     bytes_of,
     entries_of,
-    refer,
+    refer_to,
     take_in,
     tensors_of,
     too_large,
@@ -46,7 +46,7 @@ def read_model(path: Path) -> tuple[ModelProto, bool]:
             beside = True
             stored = _checked(tensor, path)
             if is_large(tensor):
-                refer(tensor, stored)
+                refer_to(tensor, stored)
             else:
                 take_in(tensor, stored, was_inline=False)
     return proto, beside
@@ -103,7 +103,7 @@ def _lean_tensor(content: Content, start: int, end: int, path: Path | None) -> b
     if not is_large(tensor) or length != bytes_of(tensor):
         return bytes(content[start:end])
     if path is not None:
-        refer(tensor, Stored(path, offset, length), inline="1")
+        refer_to(tensor, Stored(path, offset, length), inline="1")
     return bytes(tensor.SerializeToString())
 
 

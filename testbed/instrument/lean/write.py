@@ -8,8 +8,9 @@ from pathlib import Path
 
 from onnx import ModelProto, TensorProto
 
-from testbed.core.folder.files import atomic_path
-from testbed.instrument.lean.stored import INLINE, LARGEST, Stored, entries_of, forget, refer, stored_of
+from testbed.core.folder.files import atomic_path, write_bytes
+from testbed.instrument.lean.apart import Apart, data_file
+from testbed.instrument.lean.stored import INLINE, LARGEST, Stored, entries_of, forget, size_of, stored_of
 from testbed.instrument.lean.wire import BYTES, GRAPH, INITIALIZER, RAW, as_varint, fields, key
 
 
@@ -78,27 +79,16 @@ def write_model(proto: ModelProto, path: Path) -> str:
 
     From 2 GiB on the weights go into PATH.data, to which the model refers.
     """
-    segments = _segments(proto)
-    if _length(segments) < LARGEST:
+    if size_of(proto) < LARGEST:
         digest = hashlib.sha256()
         with atomic_path(path) as temporary, open(temporary, "wb") as file:
-            for chunk in _contents(segments):
+            for chunk in _contents(_segments(proto)):
                 digest.update(chunk)
                 file.write(chunk)
         return digest.hexdigest()
-    beside, offset = ModelProto(), 0
-    beside.CopyFrom(proto)
-    data = path.with_name(f"{path.name}.data")
-    with atomic_path(data) as temporary, open(temporary, "wb") as file:
-        for tensor in beside.graph.initializer:
-            if (stored := stored_of(tensor)) is not None:
-                for chunk in stored.chunks():
-                    file.write(chunk)
-                refer(tensor, Stored(Path(data.name), offset, stored.length))
-                next(entry for entry in tensor.external_data if entry.key == "location").value = data.name
-                offset += stored.length
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(beside.SerializeToString(deterministic=True))
+    apart = Apart.of(proto, data_file(path.name))
+    apart.write_weights(path.with_name(data_file(path.name)))
+    write_bytes(path, apart.serialised())
     return model_sha256(proto)
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from testbed.campaign.plan.sections import check_sections
 from testbed.campaign.prepare.onnx_file import OnnxSubject
-from testbed.campaign.prepare.subject import KnownModel, Subject
+from testbed.campaign.prepare.subject import KnownModel, Sketch, Subject
 from testbed.campaign.spec.campaign import CampaignSpec
 from testbed.core.errors import EngineError, UsageError
 from testbed.core.site import SiteTable
@@ -53,7 +53,9 @@ class ProtectedSketch:
 
         Raises UsageError where a pass cannot be applied to such a model, or measured on that engine.
         """
-        file, batch = plain.sketch("model")
+        file, batch, beside = plain.sketch("model")
+        if beside:
+            raise UsageError(f"{spec.model.onnx} holds 2 GiB or more; such models are not protected here")
         root = spec.data.root if spec.data is not None else None
         settings = Calibration(min(_IMAGES, table.calibration_images), source=table.calibration_data)
         with in_table("protect.calibration_data"):
@@ -74,8 +76,8 @@ class ProtectedSketch:
         """Raises UsageError for a site that the protected model will not have."""
         check_sections(self.spec.faults, {"model": self.site_table(self.file, "model")})
 
-    def sketch(self, target: str) -> tuple[bytes, NDArray[np.float32]]:
-        return self.file, self.batch
+    def sketch(self, target: str) -> Sketch:
+        return Sketch(self.file, self.batch)
 
     def site_table(self, plain: bytes, target: str) -> SiteTable:
         if isinstance(self.plain, OnnxSubject):

@@ -46,7 +46,7 @@ def test_sketched_sites_are_those_of_the_export(
     faults = [{"target": target, "where": "activation"}]
     spec = parse_spec(tiny_values | {"engine": {"precision": precision, "batch": 2}, "faults": faults})
     subject = subject_of(spec)
-    plain, _ = subject.sketch(target)
+    plain = subject.sketch(target).plain
     wanted = [(s.name, s.where, s.shape, s.format_name) for s in subject.site_table(plain, target)]
     assert [(s.name, s.where, s.shape, s.format_name) for s in sketched_sites(spec, subject, target)] == wanted
 

@@ -168,6 +168,28 @@ def test_operators_agree_with_onnx_runtime(operator):
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
+FARTHEST = 2**63 - 1
+SLICES = [
+    (0, FARTHEST, 1),
+    (-FARTHEST, -1, 2),
+    (-1, -FARTHEST, -1),
+    (FARTHEST, 0, -2),
+    (-2, 9, 1),
+    (3, 1, 1),
+    (1, -2, 3),
+]
+
+
+@pytest.mark.parametrize(("first", "last", "step"), SLICES)
+def test_slices_from_and_to_anywhere_agree_with_onnx_runtime(first, last, step):
+    stored = [("first", [first]), ("last", [last]), ("axes", [3]), ("steps", [step])]
+    node = helper.make_node("Slice", ["x", "first", "last", "axes", "steps"], ["y"])
+    plain = small_graph([node], {"x": X.shape}, "y", stored)
+    found, expected = outputs("torch", plain, {"x": X})["y"], outputs("ort-cpu", plain, {"x": X})["y"]
+    assert np.array_equal(found, expected)
+    assert np.array_equal(found, X[..., slice(first, last, step)])
+
+
 def test_split_and_padded_strided_convolution_agree_with_onnx_runtime():
     weight = np.random.default_rng(2).standard_normal((6, 3, 2, 3)).astype(np.float32)
     nodes = [

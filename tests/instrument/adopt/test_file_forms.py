@@ -16,7 +16,7 @@ from onnx import ModelProto, helper, version_converter
 
 from testbed.core.errors import TestbedError, UsageError
 from testbed.core.site import Site, SiteTable
-from testbed.instrument.adopt.file import Adopted, adopt
+from testbed.instrument.adopt.file import Adopted, adopt, adopt_lean
 from testbed.instrument.adopt.images import takes_pixels
 from testbed.instrument.adopt.judged import judged
 from testbed.instrument.ports.feed import NO_SITE, PortFeed, to_words
@@ -146,12 +146,17 @@ def test_pixels_are_rounded_and_held_to_what_a_byte_can_be(source: Path, session
     np.testing.assert_array_equal(run({"bytes": pixels})["logits"], run({"bytes": whole})["logits"])
 
 
+def judged_file(file: Path) -> Adopted:
+    """What a campaign takes of it."""
+    return judged(adopt_lean(file), "vit.onnx", CLASSES).with_weights("model.data")
+
+
 @pytest.mark.parametrize("name", ENDINGS)
 def test_an_ending_is_judged_by_its_logits(
     name: str, source: Path, images: NDArray, session: Any, tmp_path: Path
 ) -> None:
     form = ENDINGS[name]
-    adopted = judged(adopt(made(form, source, tmp_path)), "vit.onnx", CLASSES)
+    adopted = judged_file(made(form, source, tmp_path))
     assert form.change in "; ".join(adopted.changes)
     proto = onnx.load_from_string(adopted.plain)
     onnx.checker.check_model(proto, full_check=True)
@@ -163,7 +168,7 @@ def test_an_ending_is_judged_by_its_logits(
 
 
 def test_half_precision_is_judged_as_float32(source: Path, images: NDArray, session: Any, tmp_path: Path) -> None:
-    adopted = judged(adopt(made(FORMS["fp16 throughout"], source, tmp_path)), "vit.onnx", CLASSES)
+    adopted = judged_file(made(FORMS["fp16 throughout"], source, tmp_path))
     assert adopted.changes == ("it takes float16 images; float32 ones are cast", "its output is cast to float32")
     (logits,) = session(adopted.plain)({"images": images}).values()
     wanted = session(source.read_bytes())({"images": images})["logits"]
@@ -179,7 +184,8 @@ def test_an_output_can_be_asked_for(source: Path, images: NDArray, session: Any,
     )
     (halved,) = session(adopted.plain)({"images": images}).values()
     np.testing.assert_array_equal(halved, session(file.read_bytes())({"images": images})["cls_logits"])
-    assert judged(adopted, "vit.onnx", CLASSES) == adopted
+    lean = adopt_lean(file, "cls_logits")
+    assert judged(lean, "vit.onnx", CLASSES) == lean
     with pytest.raises(UsageError, match=r"unknown output 'cls_logit'.*cls_logits"):
         adopt(file, "cls_logit")
 
@@ -188,7 +194,7 @@ def test_outputs_that_leave_a_choice_are_refused_by_name(source: Path, tmp_path:
     proto = onnx.load(made(ENDINGS["two heads"], source, tmp_path))
     proto.graph.output.pop()
     onnx.save(proto, tmp_path / "vit.onnx")
-    adopted = adopt(tmp_path / "vit.onnx")
+    adopted = adopt_lean(tmp_path / "vit.onnx")
     several = (
         r'2 outputs of 10 classes \(distillation_logits, cls_logits\); name the one .* \(\[model\] output = "NAME"\)'
     )
@@ -284,7 +290,7 @@ def test_opsets_up_to_the_newest_that_onnx_runtime_takes(
 def test_bfloat16_has_sites_in_its_own_format(source: Path, tmp_path: Path) -> None:
     """ONNX Runtime multiplies no bfloat16 matrices; what is measured of the file is measured in float32."""
     onnx.save(as_bfloat16(onnx.load(source)), tmp_path / "vit.onnx")
-    adopted: Adopted = judged(adopt(tmp_path / "vit.onnx"), "vit.onnx", CLASSES)
+    adopted = judged_file(tmp_path / "vit.onnx")
     assert adopted.changes == ("it takes bfloat16 images; float32 ones are cast", "its output is cast to float32")
     sites = catalogue(adopted.plain).recognised
     assert {site.name for site in sites if site.where == "activation"} == SITES

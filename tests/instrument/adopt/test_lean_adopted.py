@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from testbed.instrument.adopt.file import Adopted, adopt
+from testbed.instrument.adopt.file import Adopted, adopt, adopt_lean
 from testbed.instrument.adopt.judged import judged
 from testbed.instrument.lean.stored import loaded
 from tests.support.onnx_files import by_hand, file_of
@@ -43,7 +43,7 @@ def test_the_model_without_its_weights_is_the_adopted_file(tmp_path: Path, besid
 
 def test_what_a_campaign_cuts_off_is_cut_off_both(tmp_path: Path) -> None:
     file = file_of(tmp_path, wide_file(helper.make_node("Softmax", ["z"], ["y"])))
-    cut = judged(adopt(file), str(file), 4)
+    cut = judged(adopt_lean(file), str(file), 4).with_weights("model.data")
     assert any("Softmax" in change for change in cut.changes)
     assert cut.proto.ByteSize() < 2000
     assert same_model(cut)

@@ -27,6 +27,7 @@ from testbed.core.errors import EngineError
 from testbed.core.fault import Masks, masks_for, masks_for_bits
 from testbed.core.folder.files import sha256_bytes
 from testbed.core.site import Site
+from testbed.engines.model_file import Weights, numbers_of
 from testbed.engines.runner import Runner, WeightInjector, faulty_weight
 from testbed.semantics import as_words, corrupt
 
@@ -58,14 +59,16 @@ def weight_gate(
     rebuild: Rebuild,
     seed: int,
     advance: Callable[[int], None] = lambda tensors: None,
+    beside: Weights | None = None,
 ) -> WeightGate:
     """One loud fault per tensor must change the output, and its undoing must restore it bit for bit.
 
     For every tensor at risk (quantised, a scale or zero point, of several uses), for each that is not heard and for a
     sample of the others, a fault in place must give the very outputs of an engine built from the faulty file.
-    ``advance`` is told of tensors that are done. Raises EngineError where the output is not restored.
+    ``advance`` is told of tensors that are done; ``beside``: weights that ``plain`` only names. Raises EngineError where the
+    output is not restored.
     """
-    file = _PlainFile(plain, rebuild)
+    file = _PlainFile(plain, beside or {}, rebuild)
     comparable = equal_outputs(file.outputs(engine), engine.golden)
     inputs = engine.runner.info.options.get("weights") == "inputs"
     at_risk = set() if inputs else file.at_risk()
@@ -97,7 +100,7 @@ def weight_gate_of(
     def rebuild(model: bytes) -> Runner:
         return workplace.open(replace(request, onnx=model, file_sha256=sha256_bytes(model)))
 
-    return weight_gate(engine, sites, request.onnx, rebuild, workplace.spec.seed, advance)
+    return weight_gate(engine, sites, request.onnx, rebuild, workplace.spec.seed, advance, beside=request.weights)
 
 
 def weight_canary(engine: CampaignEngine, sites: Sequence[Site]) -> None:
@@ -174,8 +177,9 @@ def equal_outputs(left: NDArray, right: NDArray) -> bool:
 class _PlainFile:
     """The plain file, to be changed in one word and built again."""
 
-    def __init__(self, plain: bytes, rebuild: Rebuild) -> None:
+    def __init__(self, plain: bytes, beside: Weights, rebuild: Rebuild) -> None:
         self._proto: ModelProto = onnx.load_from_string(plain)
+        self._beside = beside
         self._rebuild = rebuild
         self._stored = {tensor.name: tensor for tensor in self._proto.graph.initializer}
 
@@ -204,7 +208,7 @@ class _PlainFile:
         """The file has that fault in it for the length of the block."""
         tensor, kept = self._stored[site.tensor], TensorProto()
         kept.CopyFrom(tensor)
-        array = np.array(numpy_helper.to_array(tensor), order="C")
+        array = np.array(numbers_of(tensor, self._beside), order="C")
         flat, at = array.reshape(-1), np.array([site.stored_index(index)])
         words = corrupt(flat[at], *(np.array([mask], np.uint32) for mask in masks))
         as_words(flat)[at] = as_words(words)

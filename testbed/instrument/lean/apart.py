@@ -1,0 +1,104 @@
+"""Models of 2 GiB and more in two files: the graph, and its large weights beside it, to which it refers."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto, TensorProto, helper
+
+from testbed.core.folder.files import atomic_path
+from testbed.instrument.lean.stored import (
+    Stored,
+    entries_of,
+    load_weight,
+    numbers_in_bytes,
+    refer,
+    stored_of,
+    tensors_of,
+)
+from testbed.instrument.skeleton import is_large
+
+_ALIGNED = 64  # bytes: where each weight begins, so that it can be computed with where it lies
+CONTENT = "testbed.weights"
+"""Metadata of a model whose weights lie beside it: their SHA-256, so that the model's own bytes say what it computes."""
+
+
+class Apart(NamedTuple):
+    """``model``: without large weights. ``weights``: what they are, in the order of the file beside it."""
+
+    model: ModelProto
+    weights: list[Stored | bytes]
+
+    @classmethod
+    def of(cls, proto: ModelProto, data: str, hashed: bool = True) -> Apart:
+        """Take a lean model apart. data: name of the file of its weights; hashed: whether the model says what is in it."""
+        model, weights, offset = ModelProto(), list[Stored | bytes](), 0
+        model.CopyFrom(proto)
+        for tensor in model.graph.initializer:
+            weight = (stored_of(tensor) or _held(tensor)) if numbers_in_bytes(tensor) else None
+            if weight is None:
+                continue
+            length = weight.length if isinstance(weight, Stored) else len(weight)
+            named = TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+            refer(named, Path(data), offset, length)
+            tensor.CopyFrom(named)
+            weights.append(weight)
+            offset += length + -length % _ALIGNED
+        for tensor in tensors_of(model):
+            if entries_of(tensor).get("location", data) != data:  # of an inner graph, or of 4 bits
+                load_weight(tensor)
+        apart = cls(model, weights)
+        if not hashed:
+            return apart
+        digest = hashlib.sha256()
+        for chunk in apart.content():
+            digest.update(chunk)
+        props = {entry.key: entry.value for entry in model.metadata_props} | {CONTENT: digest.hexdigest()}
+        helper.set_model_props(model, props)
+        return apart
+
+    def content(self) -> Iterator[bytes]:
+        """Of the file of weights, in pieces. Raises TestbedError for a file that ends before its weight does."""
+        for weight in self.weights:
+            length = weight.length if isinstance(weight, Stored) else len(weight)
+            yield from weight.chunks() if isinstance(weight, Stored) else (weight,)
+            yield bytes(-length % _ALIGNED)
+
+    def mapped(self) -> dict[str, NDArray]:
+        """The weights' numbers where they lie, by name; those that are turned are read into memory."""
+        tensors = [tensor for tensor in self.model.graph.initializer if tensor.data_location == TensorProto.EXTERNAL]
+        return {tensor.name: _numbers(tensor, weight) for tensor, weight in zip(tensors, self.weights, strict=True)}
+
+    def serialised(self) -> bytes:
+        """The model, without its large weights."""
+        return bytes(self.model.SerializeToString(deterministic=True))
+
+    def write_weights(self, file: Path) -> None:
+        """Write the file of weights, whole or not at all."""
+        with atomic_path(file) as temporary, open(temporary, "wb") as written:
+            for chunk in self.content():
+                written.write(chunk)
+
+
+def _numbers(tensor: TensorProto, weight: Stored | bytes) -> NDArray:
+    dtype, shape = helper.tensor_dtype_to_np_dtype(tensor.data_type), tuple(tensor.dims)
+    if isinstance(weight, bytes):
+        return np.frombuffer(weight, dtype).reshape(shape)
+    if weight.transposed is not None:
+        return np.ascontiguousarray(weight.mapped(dtype).reshape(shape[::-1]).T)
+    return weight.mapped(dtype).reshape(shape)
+
+
+def data_file(model: str) -> str:
+    """Name of the file of weights beside a model's file."""
+    return f"{model}.data"
+
+
+def _held(tensor: TensorProto) -> bytes | None:
+    """The bytes of a large weight that the model itself holds."""
+    return bytes(tensor.raw_data) if is_large(tensor) and tensor.HasField("raw_data") else None
