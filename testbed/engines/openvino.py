@@ -22,7 +22,7 @@ from testbed.core.errors import EngineError
 from testbed.engines.rounding import rounded_ports
 from testbed.engines.runner import Arrays, BaseRunner, EngineInfo, EngineRequest
 from testbed.engines.signature import loaded, signature_of
-from testbed.engines.weight_inputs import weights_as_inputs
+from testbed.engines.weights import weights_as_inputs
 
 log = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ from testbed.core.errors import UsageError
 from testbed.core.folder.manifest import CAMPAIGN
 from testbed.core.folder.provenance import installed_version
 from testbed.core.protected import protected_file
-from testbed.engines.model_file import request_from
 from testbed.engines.runner import EngineRequest
+from testbed.engines.weights import request_from
 from testbed.export.calibration import calibration_split
 from testbed.export.onnx import OPSET
 from testbed.export.precision import Calibration

@@ -34,8 +34,8 @@ from testbed.core.folder.stage_facts import facts_of
 from testbed.core.site import Target
 from testbed.data import Split
 from testbed.engines.batches import batches
-from testbed.engines.model_file import request_from, weights_beside
 from testbed.engines.runner import EngineRequest, Runner, open_engine
+from testbed.engines.weights import request_from, weights_beside
 from testbed.golden.arrays import read_array
 from testbed.golden.reference import LOGITS
 from testbed.instrument.ports.feed import PortFeed

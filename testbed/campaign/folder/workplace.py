@@ -27,8 +27,8 @@ from testbed.core.folder.files import sha256_bytes
 from testbed.core.folder.runfolder import RunFolder
 from testbed.core.folder.stage_facts import facts_of
 from testbed.core.site import SiteTable, Where
-from testbed.engines.model_file import weights_beside
 from testbed.engines.runner import EngineRequest, Runner, open_engine
+from testbed.engines.weights import weights_beside
 from testbed.golden.arrays import read_array
 from testbed.instrument.packed import packed
 from testbed.instrument.shapes import input_name, output_name

@@ -30,8 +30,8 @@ from testbed.core.folder.stage_facts import facts_of
 from testbed.core.site import SiteTable
 from testbed.data import Split
 from testbed.engines.batches import pad_values
-from testbed.engines.model_file import weights_beside
 from testbed.engines.runner import EngineRequest, open_engine
+from testbed.engines.weights import weights_beside
 from testbed.golden.arrays import array_writer, read_array
 from testbed.golden.recorded import FIRST_ATTENTION
 from testbed.golden.reference import BATCH, LOGITS, arithmetic, module_files, record_module

@@ -33,8 +33,8 @@ from testbed.core.site import SiteTable
 from testbed.data import Dataset
 from testbed.data.classes.order_check import warn_of_order
 from testbed.data.preprocess.steps import PIXELS
-from testbed.engines.model_file import Weights, weights_beside
 from testbed.engines.runner import EngineRequest, Runner, open_engine
+from testbed.engines.weights import Weights, weights_beside
 from testbed.golden.arrays import array_writer, read_array
 from testbed.golden.reference import LOGITS
 from testbed.golden.shared import SharedGolden, array_name

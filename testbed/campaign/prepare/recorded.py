@@ -22,7 +22,7 @@ from testbed.core.folder.stage_facts import facts_of
 from testbed.core.protected import is_detecting
 from testbed.core.site import SiteTable
 from testbed.data import Dataset
-from testbed.engines.model_file import weights_beside
+from testbed.engines.weights import weights_beside
 from testbed.golden.arrays import read_array
 from testbed.golden.reference import LOGITS
 from testbed.instrument.shapes import fixed_batch

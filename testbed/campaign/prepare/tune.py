@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from testbed.campaign.facts import TuneFacts
 from testbed.campaign.spec.campaign import EngineSpec
 from testbed.core.site import SiteTable
-from testbed.engines.model_file import request_from
 from testbed.engines.runner import Runner, open_engine
+from testbed.engines.weights import request_from
 from testbed.golden.arrays import read_array
 from testbed.instrument.ports.feed import PortFeed
 from testbed.instrument.shapes import input_name

@@ -22,10 +22,9 @@ from testbed.core.errors import EngineError
 from testbed.core.process.resources import release_memory
 from testbed.core.process.telemetry import silence
 from testbed.engines import native
-from testbed.engines.model_file import named_weights
 from testbed.engines.runner import Arrays, BaseRunner, EngineInfo, EngineRequest
 from testbed.engines.signature import loaded, signature_of
-from testbed.engines.weight_inputs import strikable_weights
+from testbed.engines.weights import named_weights, strikable_weights
 
 silence(ort)
 PROVIDER = "CPUExecutionProvider"

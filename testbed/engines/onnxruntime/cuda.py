@@ -29,7 +29,7 @@ from testbed.engines.onnxruntime.cpu import (
 )
 from testbed.engines.runner import Arrays, BaseRunner, EngineInfo, EngineRequest
 from testbed.engines.signature import loaded, signature_of
-from testbed.engines.weight_inputs import weights_as_inputs
+from testbed.engines.weights import weights_as_inputs
 
 PROVIDER = "CUDAExecutionProvider"
 PROVIDER_OPTIONS = {

@@ -21,7 +21,7 @@ from testbed.engines.gpu import cuda_devices
 from testbed.engines.runner import Arrays, BaseRunner, EngineInfo, EngineRequest
 from testbed.engines.signature import Signature, loaded, signature_of
 from testbed.engines.tensorrt.build import Build, cached_plan, deserialised, explain, logger_for, tensorrt_library
-from testbed.engines.weight_inputs import strikable_weights
+from testbed.engines.weights import strikable_weights
 
 _NULL_OUTPUT_BOUND = {"fp32": 1e-4, "fp16": 1e-2, "bf16": 1e-1, "int8": 1e-1}  # of outputs scaled to order 1
 

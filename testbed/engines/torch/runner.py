@@ -21,13 +21,12 @@ from onnx import ModelProto, NodeProto, helper
 from torch import Tensor
 
 from testbed.core.errors import EngineError
-from testbed.engines.model_file import named_weights, numbers_of
 from testbed.engines.runner import Arrays, BaseRunner, EngineInfo, EngineRequest
 from testbed.engines.signature import loaded, signature_of
 from testbed.engines.torch.host import host_values
 from testbed.engines.torch.operators import MANY_OUTPUTS, OPERATORS
 from testbed.engines.torch.words import from_numpy, to_numpy
-from testbed.engines.weight_inputs import strikable_weights
+from testbed.engines.weights import named_weights, numbers_of, strikable_weights
 
 
 class _NodeStep(NamedTuple):

@@ -22,7 +22,7 @@ from testbed.campaign.preview.dry_run import dry_run_plan
 from testbed.campaign.spec.campaign import parse_spec
 from testbed.campaign.work.worker_setup import WorkerSetup
 from testbed.core.errors import EngineError, StaleArtefact, TestbedError
-from testbed.engines.model_file import request_from
+from testbed.engines.weights import request_from
 from testbed.instrument.adopt import file as adopted_file
 from testbed.instrument.adopt.file import adopt
 from tests.support.exporters import randomised, written

@@ -21,9 +21,9 @@ from testbed.core.fault import Masks, masks_for
 from testbed.core.formats import FP32
 from testbed.core.site import Site, SiteTable
 from testbed.engines.backends import check_engine
-from testbed.engines.model_file import request_from
 from testbed.engines.onnxruntime.cpu import OrtCpuRunner
 from testbed.engines.runner import EngineRequest, faulty_weight, open_engine
+from testbed.engines.weights import request_from
 from testbed.export.onnx import export_onnx
 from testbed.instrument.table import site_table
 from testbed.models.config import ViTConfig

@@ -27,8 +27,8 @@ from testbed.core.errors import EngineError
 from testbed.core.fault import Masks, masks_for, masks_for_bits
 from testbed.core.folder.files import sha256_bytes
 from testbed.core.site import Site
-from testbed.engines.model_file import Weights, numbers_of
 from testbed.engines.runner import Runner, WeightInjector, faulty_weight
+from testbed.engines.weights import Weights, numbers_of
 from testbed.semantics import as_words, corrupt
 
 log = logging.getLogger(__name__)
