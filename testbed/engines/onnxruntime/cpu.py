@@ -69,7 +69,7 @@ class OrtCpuRunner(BaseRunner):
         self._session: Any = session(model, options, [PROVIDER])
         del beside  # the session has what it needs
         self.info = _info(request)
-        self._size = len(request.onnx)
+        self._size = len(request.onnx) + sum(weight.nbytes for weight in request.weights.values())
         release_memory(self._size)
 
     @staticmethod

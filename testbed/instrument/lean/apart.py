@@ -63,7 +63,7 @@ class Apart(NamedTuple):
         return apart
 
     def content(self) -> Iterator[bytes]:
-        """Of the file of weights, in pieces. Raises TestbedError for a file that ends before its weight does."""
+        """What the file of weights holds, in pieces. Raises TestbedError for a file that ends before its weight does."""
         for weight in self.weights:
             length = weight.length if isinstance(weight, Stored) else len(weight)
             yield from weight.chunks() if isinstance(weight, Stored) else (weight,)

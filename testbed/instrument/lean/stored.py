@@ -23,7 +23,7 @@ _BITS: dict[int, int] = {TensorProto.INT4: 4, TensorProto.UINT4: 4, TensorProto.
 
 
 @dataclass(frozen=True)
-class Matrix:
+class StoredMatrix:
     """A matrix as it lies on disk, row by row."""
 
     rows: int
@@ -38,7 +38,7 @@ class Stored:
     file: Path
     offset: int
     length: int
-    transposed: Matrix | None = None
+    transposed: StoredMatrix | None = None
 
     def chunks(self) -> Iterator[bytes]:
         """Raises TestbedError for a file that ends before."""
@@ -55,7 +55,7 @@ class Stored:
                 left -= len(chunk)
                 yield chunk
 
-    def _columns(self, matrix: Matrix) -> Iterator[bytes]:
+    def _columns(self, matrix: StoredMatrix) -> Iterator[bytes]:
         """Some columns at a time, each as a row."""
         lying = self.mapped(np.dtype(f"V{matrix.itemsize}")).reshape(matrix.rows, matrix.columns)
         some = max(1, _CHUNK // max(1, matrix.rows * matrix.itemsize))
@@ -112,7 +112,7 @@ def stored_of(tensor: TensorProto) -> Stored | None:
     if tensor.data_location != TensorProto.EXTERNAL:
         return None
     entries = entries_of(tensor)
-    matrix = Matrix(*map(int, entries[_TURNED].split(","))) if _TURNED in entries else None
+    matrix = StoredMatrix(*map(int, entries[_TURNED].split(","))) if _TURNED in entries else None
     return Stored(Path(entries["location"]), int(entries["offset"]), int(entries["length"]), matrix)
 
 
@@ -125,7 +125,7 @@ def transpose(tensor: TensorProto) -> None:
         tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(array.T), tensor.name))
         return
     rows, columns = tensor.dims
-    matrix = Matrix(rows, columns, stored.length // (rows * columns))
+    matrix = StoredMatrix(rows, columns, stored.length // (rows * columns))
     turned = TensorProto(name=tensor.name, data_type=tensor.data_type, dims=[columns, rows])
     refer_to(
         turned, replace(stored, transposed=matrix), **{INLINE: "1"}
