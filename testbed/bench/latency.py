@@ -14,14 +14,17 @@ from numpy.typing import NDArray
 from pydantic import JsonValue
 
 from testbed.bench.counts import deployed_macs, parameter_count
+from testbed.bench.foreign import check_batches, counted_macs, deployed_request, is_of_onnx_file
 from testbed.bench.timing import Budget, Ratio, interleaved, percentiles, ratio_to
 from testbed.core.errors import UsageError
 from testbed.core.folder.manifest import CAMPAIGN
 from testbed.engines.backends import check_engine, require_engine
 from testbed.engines.runner import EngineRequest, PhasedRunner, Runner, open_engine
+from testbed.engines.signature import loaded
 from testbed.golden.deployment import ends_of, plain_engine
 from testbed.golden.recorded import working_in
-from testbed.models.config import ViTConfig
+from testbed.instrument.quantised import parameters
+from testbed.instrument.shapes import input_shape
 from testbed.models.runs import open_model_run
 
 
@@ -71,15 +74,13 @@ class LatencyRow:
 class _Subject:
     path: Path
     runner: Runner
-    config: ViTConfig
+    image: tuple[int, ...]
     macs: int
     parameters: int
     input_name: str
 
     def images(self, batch: int) -> NDArray[np.float32]:
-        c = self.config
-        rng = np.random.default_rng(0)
-        return rng.standard_normal((batch, c.channels, c.image, c.image), np.float32)
+        return np.random.default_rng(0).standard_normal((batch, *self.image), np.float32)
 
 
 def measure(
@@ -118,10 +119,22 @@ def plain_request(path: Path, *, precision: str = "fp32", threads: int = 1) -> E
 
 
 def _opened(path: Path, question: Question, stack: ExitStack) -> _Subject:
+    if is_of_onnx_file(path):
+        return _opened_file(path, question, stack)
     request = plain_request(path, precision=question.precision, threads=question.threads)
     runner, model = stack.enter_context(open_engine(question.engine, request)), open_model_run(path).model
-    macs = deployed_macs(request.onnx, model.config)
-    return _Subject(path, runner, model.config, macs, parameter_count(model), ends_of(request.onnx)[0])
+    c, macs = model.config, deployed_macs(request.onnx, model.config)
+    image = (c.channels, c.image, c.image)
+    return _Subject(path, runner, image, macs, parameter_count(model), ends_of(request.onnx)[0])
+
+
+def _opened_file(path: Path, question: Question, stack: ExitStack) -> _Subject:
+    request = deployed_request(path, precision=question.precision, threads=question.threads)
+    proto = loaded(request.onnx)
+    check_batches(proto, path, question.batches)
+    runner = stack.enter_context(open_engine(question.engine, request))
+    name = ends_of(request.onnx)[0]
+    return _Subject(path, runner, input_shape(proto), counted_macs(proto), parameters(proto), name)
 
 
 def _rows(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 
@@ -37,10 +38,10 @@ class Operations:
         return {name: count for name, count in (self.macs | self.elements).items() if name not in known}
 
 
-def operations_of(proto: ModelProto) -> Operations:
-    """Count from the shapes that inference gives, a batch being one image. Raises TestbedError for a node of which the shape
-    isn't known."""
-    shapes = _shapes(proto)
+def operations_of(proto: ModelProto, measured: Mapping[str, tuple[int, ...]] | None = None) -> Operations:
+    """Count from the shapes that inference gives, a batch being one image. measured: further ones. Raises TestbedError for a
+    node of which the shape isn't known."""
+    shapes = _shapes(proto) | dict(measured or {})
     macs, elements = {}, {}
     for node in proto.graph.node:
         if node.op_type in (*_PRODUCTS, *_CONVOLUTIONS):
