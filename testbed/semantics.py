@@ -20,5 +20,5 @@ def corrupt(values: NDArray, and_mask: ArrayLike, or_mask: ArrayLike, xor_mask: 
     dtype; NaN payloads, denormals and the sign of zero go through untouched.
     """
     words = as_words(np.ascontiguousarray(values))
-    masks = [np.asarray(mask).astype(words.dtype) for mask in (and_mask, or_mask, xor_mask)]
+    masks = [np.asarray(mask).astype(words.dtype, copy=False) for mask in (and_mask, or_mask, xor_mask)]
     return (((words & masks[0]) | masks[1]) ^ masks[2]).view(values.dtype)

@@ -122,16 +122,17 @@ def faulty_weights(runner: WeightInjector, faults: Iterable[WeightFault]) -> Ite
 @contextmanager
 def _faulty(runner: WeightInjector, fault: WeightFault) -> Iterator[tuple[NDArray, NDArray]]:
     flat = runner.weight(fault.tensor).reshape(-1)
-    before = flat[fault.index]
+    stored, before = as_words(flat), flat[fault.index]
+    words = as_words(before)
     after = corrupt(before, fault.and_mask, fault.or_mask, fault.xor_mask)
-    as_words(flat)[fault.index] = as_words(after)
+    stored[fault.index] = as_words(after)
     try:
         runner.weight_changed(fault.tensor)
         yield before, after
     finally:
-        as_words(flat)[fault.index] = as_words(before)
+        stored[fault.index] = words
         runner.weight_changed(fault.tensor)
-        wrong = np.flatnonzero(as_words(flat)[fault.index] != as_words(before))
+        wrong = (stored[fault.index] != words).nonzero()[0]
         if len(wrong):
             element = fault.index[wrong[0]]
             raise EngineError(f"weight {fault.tensor}[{element}] could not be restored; the engine must be rebuilt")

@@ -115,6 +115,10 @@ class WeightSuffix:
     def golden(self) -> NDArray[np.float32]:
         return self._whole([]).outputs
 
+    @cached_property
+    def _output(self) -> str:
+        return self.stages.flow.output
+
     def golden_by_pieces(self, entry: str) -> NDArray:
         """(images, ...) outputs of a suffix while nothing is struck."""
         return self._run(entry, self._suffix(entry))
@@ -132,7 +136,7 @@ class WeightSuffix:
         return cost / (macs(flow, range(len(flow.nodes))) or 1.0)
 
     def _run(self, entry: str, segments: Sequence[Segment], images: Int64s | None = None) -> NDArray:
-        output, parts = self.stages.flow.output, []
+        output, parts = self._output, []
         for held in self._batches(entry, images):
             for segment in segments:
                 held = held | segment({name: held[name] for name in segment.inputs})
