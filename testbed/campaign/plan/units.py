@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from testbed.campaign.plan.points import points_path
 from testbed.campaign.plan.table import PlanSlice
 from testbed.campaign.plan.unit import Unit
+from testbed.campaign.results.arrow import coded
 from testbed.campaign.results.fault_images import COLUMNS, rows_each
 from testbed.campaign.results.reader import PLAN_TABLE
 from testbed.core.site import Where
@@ -77,26 +78,25 @@ def _runs(path: Path, images: int) -> Iterator[tuple[int, int, int, NDArray[np.i
     start = stop = at = 0
     pending: list[NDArray[np.int64]] = []
     for table in PLAN_TABLE.batches(path, columns):
-        persistent = table.column("image_id").is_null().to_pylist()
-        keys = list(
-            zip(
-                table.column("target").cast(pa.string()).to_pylist(),
-                table.column("where").cast(pa.string()).to_pylist(),
-                persistent,
-                rows_each(table, images).tolist(),
-                strict=True,
-            )
-        )
+        target, where = coded(table.column("target")), coded(table.column("where"))
+        persistent, each = table.column("image_id").is_null().to_numpy(), rows_each(table, images)
+        keys = np.stack([target.codes, where.codes, persistent, each])
+        edges = np.flatnonzero((keys[:, 1:] != keys[:, :-1]).any(axis=0)) + 1
         counts = word_counts(table, images)
-        edges = [0, *(i for i in range(1, len(keys)) if keys[i] != keys[i - 1]), len(keys)]
-        for low, high in pairwise(edges):
-            if keys[low] != key:
+        for low, high in pairwise([0, *edges.tolist(), len(table)]):
+            of_run = (
+                target.names[target.codes[low]],
+                where.names[where.codes[low]],
+                bool(persistent[low]),
+                int(each[low]),
+            )
+            if of_run != key:
                 if key is not None:
                     yield start, stop, key[3], np.concatenate(pending)
-                key, start, pending = keys[low], at + low, []
+                key, start, pending = of_run, at + low, []
             pending.append(counts[low:high])
             stop = at + high
-        at += len(keys)
+        at += len(table)
     if key is not None:
         yield start, stop, key[3], np.concatenate(pending)
 

@@ -17,7 +17,9 @@ from testbed.semantics import as_words
 
 def by_token(values: NDArray, axis: int) -> NDArray:
     """(m, tokens, ...), a view of (m, ...) values with the tokens along ``axis``."""
-    return values if axis == 1 else np.moveaxis(values, axis, 1)
+    if axis == 1:
+        return values
+    return values.transpose(0, axis, *(other for other in range(1, values.ndim) if other != axis))
 
 
 class ChangedRows(NamedTuple):
