@@ -8,7 +8,8 @@ compared bit for bit. With 0 workers this process runs the faults.
 
 Told of the execution of faults, from opening workers to the finished table: wall time, times workers, over seconds in the
 engine, as the manifest has them; with 0 workers also processor seconds over those of the engine, which other programs of
-the machine disturb less; processor seconds of all processes; and rows per second against those of one worker.
+the machine disturb less, of all threads and of the one that runs the engine: what wall time comes to where another core is
+free; processor seconds of all processes; and rows per second against those of one worker.
 """
 
 from __future__ import annotations
@@ -47,25 +48,28 @@ GATES = {"zero_fault_rows": 64, "parity_max_abs": 1e-3, "drift_max_abs": 1e-4}
 
 
 class Cost(NamedTuple):
-    """Of the execution of faults, in seconds. engine_processor_s: None where other processes ran the engine."""
+    """Of the execution of faults, in seconds. thread_s, engine_processor_s: processor time of the thread that runs faults, and
+    of its engine; None where other processes ran them."""
 
     wall_s: float
     engine_s: float
     processor_s: float
+    thread_s: float | None
     engine_processor_s: float | None
 
 
 class Clock:
-    """Processor seconds of the execution of faults: of all processes, and of what the engine computes in this one."""
+    """Processor seconds of the execution of faults: of all processes, of this thread, and of its engine."""
 
     def __init__(self) -> None:
-        self.all_s = self.engine_s = self._in_engine_s = 0.0
+        self.all_s = self.thread_s = self.engine_s = self._in_engine_s = 0.0
 
     def execution(self, run: Callable[..., None]) -> Callable[..., None]:
         def timed(*values: Any) -> None:
-            start, before = processor_s(), self._in_engine_s
+            start, of_thread, before = processor_s(), time.thread_time(), self._in_engine_s
             run(*values)
-            self.all_s, self.engine_s = processor_s() - start, self._in_engine_s - before
+            self.thread_s, self.engine_s = time.thread_time() - of_thread, self._in_engine_s - before
+            self.all_s = processor_s() - start
 
         return timed
 
@@ -99,7 +103,8 @@ def executed(spec: CampaignSpec, folder: Path, workers: int) -> Cost:
         testbed.run(spec, folder, redo="execute", workers=workers).close()
     facts = json.loads((folder / "manifest.json").read_text())["stages"]["execute"]["facts"]
     wall_s, engine_s = float(facts["wall_seconds"]), float(facts["engine_seconds"])
-    return Cost(wall_s, engine_s, clock.all_s, clock.engine_s if workers == 0 else None)
+    here = (clock.thread_s, clock.engine_s) if workers == 0 else (None, None)
+    return Cost(wall_s, engine_s, clock.all_s, *here)
 
 
 def spec_of(size: str, run: Path | None, quick: bool, folder: Path) -> CampaignSpec:
@@ -154,10 +159,12 @@ def described(rows: int, workers: int, costs: Sequence[Cost]) -> dict[str, Any]:
     """Medians of the repeats, and what they are of."""
     wall = statistics.median(cost.wall_s for cost in costs)
     processor = [cost.processor_s / cost.engine_processor_s for cost in costs if cost.engine_processor_s]
+    thread = [cost.thread_s / cost.engine_processor_s for cost in costs if cost.thread_s and cost.engine_processor_s]
     return {
         "rows_per_second": rows / wall,
         "wall_over_engine": statistics.median(cost.wall_s * max(1, workers) / cost.engine_s for cost in costs),
         "processor_over_engine": statistics.median(processor) if processor else None,
+        "thread_over_engine": statistics.median(thread) if thread else None,
         "processor_seconds": statistics.median(cost.processor_s for cost in costs),
         "seconds": [cost._asdict() for cost in costs],
     }
@@ -173,10 +180,12 @@ def text(report: Mapping[str, Any]) -> str:
     for size, of_size in report["sizes"].items():
         lines.append(f"{size}: {of_size['rows']:,} rows, the same for all: {of_size['same_rows']}")
         for workers, told in of_size["workers"].items():
-            processor, faster = told["processor_over_engine"], of_size["scaling"].get(workers)
+            processor, thread = told["processor_over_engine"], told["thread_over_engine"]
+            faster = of_size["scaling"].get(workers)
             lines.append(
                 f"  {workers} workers {told['rows_per_second']:9,.0f} rows/s, wall/engine {told['wall_over_engine']:.2f}"
                 + ("" if processor is None else f", processor/engine {processor:.2f}")
+                + ("" if thread is None else f", of the engine's thread {thread:.2f}")
                 + f", {told['processor_seconds']:.1f} processor seconds"
                 + ("" if faster is None else f", {faster:.2f} of one worker's rate")
             )

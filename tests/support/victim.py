@@ -27,7 +27,7 @@ from typing import Any
 import torch
 
 from testbed.campaign.pipeline import run_campaign
-from testbed.campaign.results import store
+from testbed.campaign.results import compaction, store
 from testbed.campaign.spec.campaign import load_spec
 from testbed.campaign.work import pool as crew
 from testbed.campaign.work import spans
@@ -38,6 +38,7 @@ from tests.support.exports import remembered_exports
 
 torch.set_num_threads(1)
 crew.Limits = functools.partial(Limits, backoff_s=0.05)  # type: ignore[misc,assignment]
+compaction.GROUP_ROWS = 128  # their tables are written ahead, as those of longer campaigns are
 
 CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.chmod"}
 

@@ -24,8 +24,8 @@ def test_any_number_of_workers_has_the_same_rows_and_its_costs_are_told(
     assert digits["rows"] > 0
     assert digits["same_rows"] is True
     here, one = digits["workers"]["0"], digits["workers"]["1"]
-    assert here["processor_over_engine"] > 1
-    assert one["processor_over_engine"] is None
+    assert here["processor_over_engine"] > here["thread_over_engine"] > 1
+    assert one["processor_over_engine"] is one["thread_over_engine"] is None
     assert one["wall_over_engine"] > 1
     assert digits["scaling"]["1"] == 1
 
