@@ -17,8 +17,12 @@ from testbed.core.words.nearest import unknown
 from testbed.export.layout import TRANSPOSED
 from testbed.export.onnx import plain_onnx
 from testbed.export.precision import Calibration, cast_model, quantise
+from testbed.instrument.lean.apart import data_file, write_apart
+from testbed.instrument.lean.stored import LARGEST
 from testbed.models.subnetwork import subnetwork, target_module
 from testbed.models.vit import ViT
+
+_GRAPH_BYTES = 1 << 26  # more than the graph takes besides its weights
 
 
 def input_name(target: str) -> str:
@@ -45,6 +49,18 @@ def target_inputs(model: ViT, target: str, images: NDArray[np.float32], batch: i
     return np.concatenate(seen)
 
 
+def is_apart(weight_bytes: int, target: str, precision: str) -> bool:
+    """Whether a target's weights are exported beside its graph, as one file cannot hold them. weight_bytes: of the model, as
+    float32."""
+    halved = precision in ("fp16", "bf16")
+    return target == "model" and weight_bytes >> halved >= LARGEST - _GRAPH_BYTES
+
+
+def exported_files(file: str, apart: bool) -> list[str]:
+    """Names of the files that a target is exported to."""
+    return [file, data_file(file)] if apart else [file]
+
+
 def export_target(
     model: ViT,
     target: str,
@@ -54,11 +70,13 @@ def export_target(
     images: NDArray[np.float32] | None = None,
     calibration: Calibration | None = None,
 ) -> ModelProto:
-    """Writes the target's plain ONNX file and returns it.
+    """Writes the target's plain ONNX file, of a large one its weights beside it (see `is_apart`), and returns it.
 
     target: "model", "attention", "attention:N" or "block:N". int8 needs ``calibration`` and the training ``images``
-    (n, C, S, S) it names. Raises UsageError for another target or precision, TestbedError as ``plain_onnx`` does.
+    (n, C, S, S) it names. Raises UsageError for another target or precision, and for int8 of a model of 2 GiB and more,
+    TestbedError as ``plain_onnx`` does.
     """
+    weight_bytes = sum(parameter.numel() * 4 for parameter in model.parameters())
     if precision not in PRECISIONS:
         raise UsageError(unknown("precision", precision, PRECISIONS))
     module = model if target == "model" else subnetwork(model, target)
@@ -70,8 +88,15 @@ def export_target(
     elif precision == "int8":
         if images is None or calibration is None or not len(images):
             raise UsageError("int8 is calibrated on training images, and the model's data set has none here")
+        if is_apart(weight_bytes, target, "fp32"):
+            raise UsageError(
+                f"a model of {weight_bytes / 2**30:.1f} GiB is not quantised here; take fp16, or quantise an ONNX file of it"
+            )
         plain = _with_layouts(plain, quantise(plain, target_inputs(model, target, images), calibration))
-    write_bytes(path, plain.SerializeToString(deterministic=True))
+    if is_apart(weight_bytes, target, precision):
+        write_apart(plain, path)
+    else:
+        write_bytes(path, plain.SerializeToString(deterministic=True))
     return plain
 
 

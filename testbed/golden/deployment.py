@@ -17,10 +17,10 @@ from testbed.engines.weights import request_from
 from testbed.export.calibration import calibration_split
 from testbed.export.onnx import OPSET
 from testbed.export.precision import Calibration
-from testbed.export.target import export_target
+from testbed.export.target import export_target, exported_files, is_apart
 from testbed.golden.source import dataset_of
 from testbed.instrument.table import deployment_id
-from testbed.models.runs import ModelRun
+from testbed.models.runs import MODEL, ModelRun
 
 COMMAND = "testbed export"
 
@@ -74,7 +74,8 @@ def _exported(run: ModelRun, target: str, precision: str, calibration: Calibrati
         def build() -> None:
             export_target(run.model, target, folder / file, precision=precision, images=images, calibration=calibration)
 
-        folder.stage(stage, inputs, [file], build, command=COMMAND)
+        apart = is_apart((folder / MODEL).stat().st_size, target, precision)
+        folder.stage(stage, inputs, exported_files(file, apart), build, command=COMMAND)
     return folder / file
 
 

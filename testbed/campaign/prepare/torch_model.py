@@ -31,10 +31,11 @@ from testbed.core.site import Site, SiteTable, Where
 from testbed.data import Dataset
 from testbed.data.classes.order import ONLY_SOME
 from testbed.data.classes.order_check import warn_of_order
+from testbed.engines.weights import weights_beside
 from testbed.export.calibration import calibration_split
 from testbed.export.onnx import OPSET
 from testbed.export.precision import Calibration
-from testbed.export.target import export_target, target_inputs
+from testbed.export.target import export_target, exported_files, is_apart, target_inputs
 from testbed.golden.arrays import read_array
 from testbed.golden.reference import LOGITS, record_reference
 from testbed.golden.shared import array_name
@@ -148,7 +149,8 @@ class TorchSubject:
             file = Path(folder) / "plain.onnx"
             calibration, part = Calibration(len(images)), self.spec.part_of(target)
             export_target(model, part, file, precision=engine.precision, images=images, calibration=calibration)
-            return Sketch(file.read_bytes(), target_inputs(model, part, images))
+            plain = file.read_bytes()  # weights beside it stay mapped when the file is gone
+            return Sketch(plain, target_inputs(model, part, images), weights_beside(plain, file.parent))
 
     def site_table(self, plain: bytes, target: str) -> SiteTable:
         return site_table(plain, target, self.spec.engine.ports)
@@ -267,8 +269,9 @@ class TorchSubject:
                 model, part, folder / file, precision=engine.precision, images=images, calibration=calibration
             )
 
-        stage = f"export.{target}"
-        folder.stage(stage, inputs, [file], reuse.stage(stage, folder.path, inputs, [file], build))
+        stage, apart = f"export.{target}", is_apart((folder / MODEL).stat().st_size, part, engine.precision)
+        files = exported_files(file, apart)
+        folder.stage(stage, inputs, files, reuse.stage(stage, folder.path, inputs, files, build))
 
     def described(self, folder: RunFolder) -> DescribedModel:
         name = str(self.trained.folder.manifest["name"]) if self.trained else "trained here"

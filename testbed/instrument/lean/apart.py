@@ -5,15 +5,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto, TensorProto, helper
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from testbed.core.folder.files import atomic_path
+from testbed.core.folder.files import atomic_path, write_bytes
 from testbed.instrument.lean.stored import (
     Stored,
+    bytes_of,
     entries_of,
     load_weight,
     numbers_in_bytes,
@@ -29,24 +30,24 @@ CONTENT = "testbed.weights"
 
 
 class Apart(NamedTuple):
-    """``model``: without large weights. ``weights``: what they are, in the order of the file beside it."""
+    """``model``: without large weights. ``weights``: what they are, in the order of the file beside it: where they lie, or
+    tensors of the model that was taken apart."""
 
     model: ModelProto
-    weights: list[Stored | bytes]
+    weights: list[Stored | TensorProto]
 
     @classmethod
     def of(cls, proto: ModelProto, data: str, hashed: bool = True) -> Apart:
         """Take a lean model apart. data: name of the file of its weights; hashed: whether the model says what is in it."""
-        model, weights, offset = ModelProto(), list[Stored | bytes](), 0
-        model.CopyFrom(proto)
-        for tensor in model.graph.initializer:
-            weight = (stored_of(tensor) or _held(tensor)) if numbers_in_bytes(tensor) else None
+        model, weights, offset = _without_weights(proto), list[Stored | TensorProto](), 0
+        for tensor in proto.graph.initializer:
+            weight = _large(tensor)
             if weight is None:
+                model.graph.initializer.add().CopyFrom(tensor)
                 continue
-            length = weight.length if isinstance(weight, Stored) else len(weight)
-            named = TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+            named, length = model.graph.initializer.add(), bytes_of(tensor)
+            named.MergeFrom(TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims))
             refer(named, Path(data), offset, length)
-            tensor.CopyFrom(named)
             weights.append(weight)
             offset += length + -length % _ALIGNED
         for tensor in tensors_of(model):
@@ -65,8 +66,10 @@ class Apart(NamedTuple):
     def content(self) -> Iterator[bytes]:
         """What the file of weights holds, in pieces. Raises TestbedError for a file that ends before its weight does."""
         for weight in self.weights:
-            length = weight.length if isinstance(weight, Stored) else len(weight)
-            yield from weight.chunks() if isinstance(weight, Stored) else (weight,)
+            length = 0
+            for chunk in weight.chunks() if isinstance(weight, Stored) else (bytes(weight.raw_data),):
+                length += len(chunk)
+                yield chunk
             yield bytes(-length % _ALIGNED)
 
     def mapped(self) -> dict[str, NDArray]:
@@ -85,13 +88,20 @@ class Apart(NamedTuple):
                 written.write(chunk)
 
 
-def _numbers(tensor: TensorProto, weight: Stored | bytes) -> NDArray:
+def _numbers(tensor: TensorProto, weight: Stored | TensorProto) -> NDArray:
     dtype, shape = helper.tensor_dtype_to_np_dtype(tensor.data_type), tuple(tensor.dims)
-    if isinstance(weight, bytes):
-        return np.frombuffer(weight, dtype).reshape(shape)
+    if isinstance(weight, TensorProto):
+        return numpy_helper.to_array(weight)
     if weight.transposed is not None:
         return np.ascontiguousarray(weight.mapped(dtype).reshape(shape[::-1]).T)
     return weight.mapped(dtype).reshape(shape)
+
+
+def write_apart(proto: ModelProto, path: Path) -> None:
+    """Write a model in two files: its graph, and its large weights beside it."""
+    apart = Apart.of(proto, data_file(path.name))
+    apart.write_weights(path.with_name(data_file(path.name)))
+    write_bytes(path, apart.serialised())
 
 
 def data_file(model: str) -> str:
@@ -99,6 +109,29 @@ def data_file(model: str) -> str:
     return f"{model}.data"
 
 
-def _held(tensor: TensorProto) -> bytes | None:
-    """The bytes of a large weight that the model itself holds."""
-    return bytes(tensor.raw_data) if is_large(tensor) and tensor.HasField("raw_data") else None
+def _large(tensor: TensorProto) -> Stored | TensorProto | None:
+    """Where a large weight lies, or itself where the model holds its bytes; None for one that stays in the graph."""
+    if not numbers_in_bytes(tensor):
+        return None
+    return stored_of(tensor) or (tensor if is_large(tensor) and tensor.HasField("raw_data") else None)
+
+
+def _without_weights(proto: ModelProto) -> ModelProto:
+    """All of a model but its initializers: they are not copied, as there may be too many for that."""
+    model = ModelProto()
+    _copy_but(proto, model, "graph")
+    _copy_but(proto.graph, model.graph, "initializer")
+    return model
+
+
+def _copy_but(source: Any, copy: Any, left_out: str) -> None:
+    """Copies a message's fields but one."""
+    for field, value in source.ListFields():
+        if field.name == left_out:
+            continue
+        if hasattr(value, "extend"):
+            getattr(copy, field.name).extend(value)
+        elif hasattr(value, "CopyFrom"):
+            getattr(copy, field.name).CopyFrom(value)
+        else:
+            setattr(copy, field.name, value)

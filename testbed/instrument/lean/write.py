@@ -8,8 +8,8 @@ from pathlib import Path
 
 from onnx import ModelProto, TensorProto
 
-from testbed.core.folder.files import atomic_path, write_bytes
-from testbed.instrument.lean.apart import Apart, data_file
+from testbed.core.folder.files import atomic_path
+from testbed.instrument.lean.apart import write_apart
 from testbed.instrument.lean.stored import INLINE, LARGEST, Stored, entries_of, forget, size_of, stored_of
 from testbed.instrument.lean.wire import BYTES, GRAPH, INITIALIZER, RAW, as_varint, fields, key
 
@@ -86,9 +86,7 @@ def write_model(proto: ModelProto, path: Path) -> str:
                 digest.update(chunk)
                 file.write(chunk)
         return digest.hexdigest()
-    apart = Apart.of(proto, data_file(path.name))
-    apart.write_weights(path.with_name(data_file(path.name)))
-    write_bytes(path, apart.serialised())
+    write_apart(proto, path)
     return model_sha256(proto)
 
 
