@@ -19,9 +19,9 @@ from testbed.data import Dataset
 from testbed.engines.backends import check_engine, require_engine
 from testbed.export.calibration import TRAIN, calibration_split
 from testbed.export.precision import Calibration as QuantisationSettings
-from testbed.export.target import export_target
+from testbed.export.target import export_target, is_apart
 from testbed.golden.source import dataset_of
-from testbed.models.runs import ModelRun, open_model_run, write_model_run
+from testbed.models.runs import MODEL, ModelRun, open_model_run, write_model_run
 from testbed.protect.checked import JudgedFile, MeasuredOn, make_checked
 from testbed.protect.contract import CalibrationSet, ProtectionPass
 from testbed.protect.destination import check_new_folder
@@ -196,7 +196,11 @@ def _plain_run(source: Path) -> ModelRun:
 
 
 def exported(run: ModelRun, dataset: Dataset, precision: str) -> ModelProto:
-    """The run's plain model in one precision, as `testbed export` writes it."""
+    """The run's plain model in one precision, as `testbed export` writes it. Raises UsageError for 2 GiB and more."""
+    if is_apart((run.folder / MODEL).stat().st_size, "model", precision):
+        raise UsageError(
+            f"{run.folder.path} holds 2 GiB or more in {precision}; such models are not protected here: take --precision fp16"
+        )
     settings, images = None, None
     if precision == "int8":
         settings = QuantisationSettings(256)

@@ -55,7 +55,7 @@ class ProtectedSketch:
         """
         file, batch, beside = plain.sketch("model")
         if beside:
-            raise UsageError(f"{spec.model.onnx} holds 2 GiB or more; such models are not protected here")
+            raise UsageError("protect: the model holds 2 GiB or more; such models are not protected here")
         root = spec.data.root if spec.data is not None else None
         settings = Calibration(min(_IMAGES, table.calibration_images), source=table.calibration_data)
         with in_table("protect.calibration_data"):

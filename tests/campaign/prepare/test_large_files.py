@@ -14,6 +14,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import torch
+from click.testing import CliRunner
 from onnx import TensorProto
 
 from testbed.campaign.files import RESULTS
@@ -21,8 +22,10 @@ from testbed.campaign.pipeline import run_campaign
 from testbed.campaign.preview.dry_run import dry_run_plan
 from testbed.campaign.spec.campaign import parse_spec
 from testbed.campaign.work.worker_setup import WorkerSetup
-from testbed.core.errors import EngineError, StaleArtefact, TestbedError
+from testbed.cli.main import cli
+from testbed.core.errors import EngineError, StaleArtefact, TestbedError, UsageError
 from testbed.engines.weights import request_from
+from testbed.export import target
 from testbed.instrument.adopt import file as adopted_file
 from testbed.instrument.adopt.file import adopt
 from tests.support.exporters import randomised, written
@@ -140,3 +143,36 @@ def test_what_cannot_take_it_says_so(file: Path, tmp_path: Path, monkeypatch: py
         run_campaign(parse_spec(spec_values(file, backend="openvino")), tmp_path / "run", worker_setup=WorkerSetup(0))
     with pytest.raises(TestbedError, match="larger than 2 GiB"):
         adopt(file)
+
+
+def test_a_model_of_ones_own_is_exported_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = spec_values(tmp_path)
+    values["model"] = {
+        "preset": "digits",
+        "recipe": "digits",
+        "overrides": {"width": 64, "heads": [2], "head_width": 32, "mlp": [256]},
+        "training": {"epochs": 1},
+    }
+    values["faults"] = values["faults"][:2]
+    del values["attention"]
+    run_campaign(parse_spec(values), tmp_path / "whole", worker_setup=WorkerSetup(0))
+    monkeypatch.setattr(target, "LARGEST", 2**26 + LARGE_FROM)
+    run_campaign(parse_spec(values), tmp_path / "apart", worker_setup=WorkerSetup(0))
+    assert assert_same_rows(tmp_path) > 100
+    assert (tmp_path / "apart" / "model.onnx").stat().st_size < (tmp_path / "apart" / "model.onnx.data").stat().st_size
+    quantised = {"engine": {"precision": "int8"}, "faults": [values["faults"][0] | {"bits": [6]}]}
+    with pytest.raises(UsageError, match="GiB is not quantised here; take fp16"):
+        run_campaign(parse_spec(values | quantised), tmp_path / "int8", worker_setup=WorkerSetup(0))
+    asked = [
+        "protect",
+        str(tmp_path / "apart"),
+        "--with",
+        "range",
+        "--engine",
+        "ort-cpu",
+        "--to",
+        str(tmp_path / "checked"),
+    ]
+    refused = CliRunner().invoke(cli, asked)
+    assert refused.exit_code == 2
+    assert "holds 2 GiB or more in fp32; such models are not protected here" in " ".join(refused.stderr.split())
