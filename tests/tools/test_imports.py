@@ -23,6 +23,7 @@ EXCEPTIONS: dict[str, tuple[set[str], str]] = {
             "testbed.campaign.folder.images",
             "testbed.campaign.plan.table",
             "testbed.campaign.plan.units",
+            "testbed.campaign.results.compaction",
             "testbed.campaign.results.reader",
             "testbed.campaign.results.store",
             "testbed.campaign.spec.campaign",

@@ -15,7 +15,6 @@ COMMANDS = [
     ["golden", "export-originals", "--to", "files"],
     ["tiers"],
     ["rank", "--by", "eap"],
-    ["bench"],
     ["circuits"],
     ["attention"],
     ["classspace", "--to", "files"],
