@@ -7,26 +7,23 @@ from pathlib import Path
 from onnx import ModelProto
 
 from testbed.bench.operations import operations_of
+from testbed.campaign.files import Files
 from testbed.core.errors import UsageError
-from testbed.core.folder.manifest import CAMPAIGN
 from testbed.core.folder.runfolder import RunFolder
 from testbed.engines.runner import EngineRequest
 from testbed.engines.weights import request_from
 from testbed.instrument.shapes import fixed_batch, measured_shapes
 from testbed.instrument.table import deployment_id
+from testbed.models.runs import onnx_file_of
 
-_FILE, _STAGE = "model.onnx", "export.model"
+_FILE, _STAGE = Files("model").plain, "export.model"
 
 
 def is_of_onnx_file(path: Path) -> bool:
-    """Whether a folder holds a campaign on a user's own ONNX file. Raises UsageError for a folder without a run."""
-    return _file_of(RunFolder.existing(path)) is not None
-
-
-def _file_of(folder: RunFolder) -> str | None:
-    if folder.kind != CAMPAIGN or _STAGE not in folder.manifest["stages"]:
-        return None
-    return ((folder.manifest.get("spec") or {}).get("model") or {}).get("onnx")
+    """Whether a folder holds a campaign on a user's own ONNX file, which it has taken. Raises UsageError for a folder without
+    a run."""
+    folder = RunFolder.existing(path)
+    return onnx_file_of(folder) is not None and _STAGE in folder.manifest["stages"]
 
 
 def deployed_request(path: Path, *, precision: str, threads: int) -> EngineRequest:
@@ -36,8 +33,9 @@ def deployed_request(path: Path, *, precision: str, threads: int) -> EngineReque
     """
     folder = RunFolder.existing(path)
     folder.verify(_STAGE)
-    file, own = _file_of(folder), ((folder.manifest.get("spec") or {}).get("engine") or {}).get("precision", "fp32")
+    own = ((folder.manifest.get("spec") or {}).get("engine") or {}).get("precision", "fp32")
     if precision != own:
+        file = onnx_file_of(folder)
         raise UsageError(
             f"{path}: {file} computes in {own}, and there is no {precision} file of it; name --precision {own}"
         )

@@ -24,7 +24,7 @@ from testbed.engines.signature import loaded
 from testbed.golden.deployment import ends_of, plain_engine
 from testbed.golden.recorded import working_in
 from testbed.instrument.quantised import parameters
-from testbed.instrument.shapes import input_shape
+from testbed.instrument.shapes import input_shape, model_input
 from testbed.models.runs import open_model_run
 
 
@@ -133,8 +133,7 @@ def _opened_file(path: Path, question: Question, stack: ExitStack) -> _Subject:
     proto = loaded(request.onnx)
     check_batches(proto, path, question.batches)
     runner = stack.enter_context(open_engine(question.engine, request))
-    name = ends_of(request.onnx)[0]
-    return _Subject(path, runner, input_shape(proto), counted_macs(proto), parameters(proto), name)
+    return _Subject(path, runner, input_shape(proto), counted_macs(proto), parameters(proto), model_input(proto).name)
 
 
 def _rows(

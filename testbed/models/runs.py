@@ -160,6 +160,12 @@ def write_model_run(
     return ModelRun(folder, stage, data)
 
 
+def onnx_file_of(folder: RunFolder) -> str | None:
+    """The user's own ONNX file that a campaign's folder is about; None of any other run."""
+    model = (folder.manifest.get("spec") or {}).get("model")
+    return model.get("onnx") if isinstance(model, dict) else None
+
+
 def open_model_run(path: Path) -> ModelRun:
     """The model in a run folder of any kind that holds one.
 
@@ -169,7 +175,7 @@ def open_model_run(path: Path) -> ModelRun:
     folder = RunFolder.existing(path)
     manifest = folder.manifest
     stages = [name for name, stage in manifest.get("stages", {}).items() if MODEL in stage["outputs"]]
-    if not stages and (file := ((manifest.get("spec") or {}).get("model") or {}).get("onnx")):
+    if not stages and (file := onnx_file_of(folder)):
         raise UsageError(
             f"{path} is a campaign on an ONNX file, {file}, and there is no PyTorch model in it, which this needs: import the"
             " weights that the file was exported from (testbed import CHECKPOINT --run DIR) and name that folder; to hold"

@@ -21,7 +21,7 @@ from testbed.export.calibration import TRAIN, calibration_split
 from testbed.export.precision import Calibration as QuantisationSettings
 from testbed.export.target import export_target, is_apart
 from testbed.golden.source import dataset_of
-from testbed.models.runs import MODEL, ModelRun, open_model_run, write_model_run
+from testbed.models.runs import MODEL, ModelRun, onnx_file_of, open_model_run, write_model_run
 from testbed.protect.checked import JudgedFile, MeasuredOn, make_checked
 from testbed.protect.contract import CalibrationSet, ProtectionPass
 from testbed.protect.destination import check_new_folder
@@ -186,9 +186,8 @@ def _narrowed(
 
 
 def _plain_run(source: Path) -> ModelRun:
-    model = (RunFolder.existing(source).manifest.get("spec") or {}).get("model")
-    if isinstance(model, dict) and model.get("onnx"):
-        raise UsageError(f"{source} is a campaign on a file and holds no model of its own; protect {model['onnx']}")
+    if file := onnx_file_of(RunFolder.existing(source)):
+        raise UsageError(f"{source} is a campaign on a file and holds no model of its own; protect {file}")
     run = open_model_run(source)
     if run.protected:
         raise UsageError(f"{source} is protected already; protect the model that it was made from")

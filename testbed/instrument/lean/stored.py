@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, TensorProto, helper
 
 from testbed.core.errors import TestbedError
+from testbed.export import layout
 
 LARGEST = 2**31
 """Bytes that protobuf reads and writes in one piece."""
@@ -121,8 +122,7 @@ def transpose(tensor: TensorProto) -> None:
     stored = stored_of(tensor)
     if stored is None or stored.transposed is not None or not numbers_in_bytes(tensor):
         load_weight(tensor)
-        array = numpy_helper.to_array(tensor)
-        tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(array.T), tensor.name))
+        layout.transpose(tensor)
         return
     rows, columns = tensor.dims
     matrix = StoredMatrix(rows, columns, stored.length // (rows * columns))
