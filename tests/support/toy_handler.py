@@ -117,13 +117,16 @@ class Toy:
         return 0.001 * faults
 
     def run(self, unit: Unit, faults: Sequence[int] | None, retried: bool = False) -> bytes:
+        return self.evaluate(unit, faults, retried)()
+
+    def evaluate(self, unit: Unit, faults: Sequence[int] | None, retried: bool = False) -> Callable[[], bytes]:
         chosen = range(len(unit)) if faults is None else faults
         self._log(f"run {unit.number} {unit.start + chosen[0]} {len(chosen)}")
         start = time.perf_counter()
         for fault in chosen:
             self._inject(unit.start + fault, alone=len(chosen) == 1)
         self._seconds += time.perf_counter() - start
-        return to_stream(rows([unit.start + fault for fault in chosen], retried=retried))
+        return lambda: to_stream(rows([unit.start + fault for fault in chosen], retried=retried))
 
     def blame(self, unit: Unit, faults: Sequence[int], due: str) -> bytes:
         return to_stream(rows([unit.start + fault for fault in faults], due=due))

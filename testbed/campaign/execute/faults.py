@@ -1,14 +1,16 @@
 """Result rows of faults: activation faults through an evaluator, weight faults one at a time over their images.
 
-A row's bits do not depend on which other rows are run, on the order of work, or on a restart: the batch size is frozen,
-and what is judged is one row against its engine's golden.
+What an engine gave is judged, and its rows made, without the engine, which can run the next faults meanwhile. A row's bits do
+not depend on which other rows are run, on the order of work, or on a restart: the batch size is frozen, and what is judged is
+one row against its engine's golden.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import fields
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -32,34 +34,76 @@ from testbed.semantics import corrupt
 
 _JUDGED_BYTES = 2**20  # of outputs, at a time
 
+MakeRows = Callable[[], pa.Table]
+"""Judges what an engine gave, and makes its rows; the engine is not run."""
 
-class FaultRunner(Protocol):
-    """Runs faults of one kind of place in one engine."""
 
-    engine: CampaignEngine
+class FaultRunner(ABC):
+    """Runs faults of one kind of place in one engine. on_detected: what follows an alarm of the engine's own checks."""
+
+    def __init__(self, engine: CampaignEngine, judge: Judge, on_detected: OnDetected) -> None:
+        self.engine, self.judge, self.on_detected = engine, judge, on_detected
 
     def rows(self, plan_slice: PlanSlice, words: Words32) -> pa.Table:
         """Result rows of all the plan slice's faults, in plan order, images in campaign order under each."""
+        return self._run(plan_slice, words)()
 
+    def evaluate(self, plan_slice: PlanSlice, words: Words32) -> MakeRows:
+        """Runs the faults: all that needs the engine. Their `rows` can be made in another thread while the engine goes on."""
+        _ = self.engine.side  # may run the golden
+        make = self._run(plan_slice, words)
+        if self.on_detected == "none":
+            return make
+        table = make()  # alarms are followed by second runs
+        return lambda: table
+
+    @abstractmethod
+    def _run(self, plan_slice: PlanSlice, words: Words32) -> MakeRows:
+        """Runs the faults; what is given back makes their rows, and may use the engine for second runs alone."""
+
+    @abstractmethod
     def blamed(self, plan_slice: PlanSlice, words: Words32, due: str) -> pa.Table:
         """The rows of faults that the engine did not survive; nothing is run."""
 
 
-class ActivationFaultRunner:
+class ActivationFaultRunner(FaultRunner):
     """Faults that strike tensors while the engine runs. words: golden words (see `injections.with_golden_words`).
 
-    on_detected: what follows an alarm of the engine's own checks. Faults that strike every image lie outside the weights:
-    they are there in a second run, too.
+    Faults that strike every image lie outside the weights: they are there in a second run, too.
     """
+
+    waiting_bytes = 8 * _JUDGED_BYTES
+    """Of outputs that wait to be judged by `evaluate`'s caller, at most."""
 
     def __init__(
         self, engine: CampaignEngine, evaluator: Evaluator, judge: Judge, on_detected: OnDetected = "none"
     ) -> None:
-        self.engine, self.evaluator, self.judge, self.on_detected = engine, evaluator, judge, on_detected
+        super().__init__(engine, judge, on_detected)
+        self.evaluator = evaluator
 
-    def rows(self, plan_slice: PlanSlice, words: Words32) -> pa.Table:
+    def _run(self, plan_slice: PlanSlice, words: Words32) -> MakeRows:
         fault, injections = self._injections(plan_slice, words)
-        parts = list(self._judged(injections))
+        parts = self._parts(injections)
+        return lambda: self._table(plan_slice, fault, injections, parts)
+
+    def _parts(self, injections: Injections) -> list[Evaluated | _OutcomesPart]:
+        """Piece by piece, so that outputs of many elements are never all in memory: what is too much to wait is judged at
+        once. Not too small pieces, as each costs."""
+        parts: list[Evaluated | _OutcomesPart] = []
+        waiting = 0
+        for evaluated in gathered(self.evaluator.evaluate(injections), _JUDGED_BYTES):
+            waiting += evaluated.outputs.nbytes
+            parts.append(evaluated if waiting <= self.waiting_bytes else self._judged(evaluated, injections))
+        return parts
+
+    def _table(
+        self,
+        plan_slice: PlanSlice,
+        fault: Int64s,
+        injections: Injections,
+        evaluated: list[Evaluated | _OutcomesPart],
+    ) -> pa.Table:
+        parts = [self._judged(part, injections) if isinstance(part, Evaluated) else part for part in evaluated]
         order = np.argsort(np.concatenate([part.rows for part in parts]), kind="stable")
         outcomes = joined_outcomes([part.outcomes for part in parts], order)
         injected = Injected(
@@ -98,12 +142,10 @@ class ActivationFaultRunner:
 
         return SecondRuns.of(self.engine, self.judge, outcomes, injections.image, run_again)
 
-    def _judged(self, injections: Injections) -> Iterator[_OutcomesPart]:
-        """Piece by piece, so that outputs of many elements are never all in memory; not too small ones, as each costs."""
-        for evaluated in gathered(self.evaluator.evaluate(injections), _JUDGED_BYTES):
-            outcomes = self.judge.outcomes(self.engine, evaluated.outputs, injections.image[evaluated.rows])
-            logits = self.engine.judged(evaluated.outputs).values if self.engine.side.has_classes else None
-            yield _OutcomesPart(evaluated, outcomes, logits)
+    def _judged(self, evaluated: Evaluated, injections: Injections) -> _OutcomesPart:
+        outcomes = self.judge.outcomes(self.engine, evaluated.outputs, injections.image[evaluated.rows])
+        logits = self.engine.judged(evaluated.outputs).values if self.engine.side.has_classes else None
+        return _OutcomesPart(evaluated.rows, evaluated.how, evaluated.bound, outcomes, logits)
 
 
 def _known(fault: NDArray[np.int64], injections: Injections) -> RowFacts:
@@ -113,28 +155,19 @@ def _known(fault: NDArray[np.int64], injections: Injections) -> RowFacts:
 
 
 class _OutcomesPart(NamedTuple):
-    evaluated: Evaluated
+    """What `Evaluated` says of its strikes, with their outcomes in the place of their outputs."""
+
+    rows: Int64s
+    how: NDArray[np.int8]
+    bound: NDArray[np.float32]
     outcomes: Outcomes
     logits: NDArray[np.float32] | None
 
-    @property
-    def rows(self) -> NDArray[np.int64]:
-        return self.evaluated.rows
 
-    @property
-    def how(self) -> NDArray[np.int8]:
-        return self.evaluated.how
-
-    @property
-    def bound(self) -> NDArray[np.float32]:
-        return self.evaluated.bound
-
-
-class WeightFaultRunner:
+class WeightFaultRunner(FaultRunner):
     """Runs weight faults one at a time, each over its images: all named ones, or those that were drawn for it.
 
     run_whole: gives the outputs while some weights are struck; the whole engine's unless a faster one is given.
-    on_detected: what follows an alarm of the engine's own checks.
     """
 
     def __init__(
@@ -144,14 +177,17 @@ class WeightFaultRunner:
         run_whole: RunWhole | None = None,
         on_detected: OnDetected = "none",
     ) -> None:
-        self.engine, self.judge, self.on_detected = engine, judge, on_detected
+        super().__init__(engine, judge, on_detected)
         self._run_whole = run_whole or whole_weights(engine)
 
-    def rows(self, plan_slice: PlanSlice, words: Words32) -> pa.Table:
+    def _run(self, plan_slice: PlanSlice, words: Words32) -> MakeRows:
         fault, image = self.engine.images.of_faults(plan_slice.table)
         images = np.split(image, np.flatnonzero(np.diff(fault)) + 1)
         places = plan_slice.points.all_weights(self.engine.table)
         faulty = [self._faulty(*injection) for injection in zip(places, images, strict=True)]
+        return lambda: self._table(plan_slice, fault, image, faulty)
+
+    def _table(self, plan_slice: PlanSlice, fault: Int64s, image: Int64s, faulty: list[FaultyOutputs]) -> pa.Table:
         outputs = np.concatenate([injected.outputs for injected in faulty])
         outcomes = self.judge.outcomes(self.engine, outputs, image)
         injected = Injected(

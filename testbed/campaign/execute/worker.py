@@ -19,7 +19,7 @@ from testbed.campaign.plan.table import PlanSlice
 from testbed.campaign.plan.unit import Unit
 from testbed.campaign.plan.units import plan_slice_of, word_counts
 from testbed.campaign.results.arrow import to_stream
-from testbed.campaign.work.contract import Due
+from testbed.campaign.work.contract import Due, MakeStream
 from testbed.core.site import Where
 
 
@@ -42,9 +42,12 @@ class Worker:
         return engine.seconds_per_batch * math.ceil(rows / engine.batch)
 
     def run(self, unit: Unit, faults: Sequence[int] | None = None, retried: bool = False) -> bytes:
+        return self.evaluate(unit, faults, retried)()
+
+    def evaluate(self, unit: Unit, faults: Sequence[int] | None = None, retried: bool = False) -> MakeStream:
         plan_slice, words = self._work(unit, faults)
-        rows = self._inject(plan_slice).rows(plan_slice, words)
-        return to_stream(flagged(rows) if retried else rows)
+        make = self._inject(plan_slice).evaluate(plan_slice, words)
+        return lambda: to_stream(flagged(make()) if retried else make())
 
     def blame(self, unit: Unit, faults: Sequence[int], due: Due) -> bytes:
         plan_slice, words = self._work(unit, faults)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Protocol, TypeVar
 
 from testbed.campaign.plan.unit import Unit
-from testbed.campaign.work.contract import Due, Handler
+from testbed.campaign.work.contract import Due, Handler, MakeStream
 
 Returned = TypeVar("Returned", covariant=True)
 
@@ -42,14 +42,23 @@ class GetGoldenSeconds:
 
 
 @dataclass(frozen=True)
-class RunUnit:
+class UnitCall:
     unit: Unit
     faults: Sequence[int] | None
     retried: bool
     name: ClassVar[str] = "run"
 
+
+class RunUnit(UnitCall):
     def __call__(self, handler: Handler) -> bytes:
         return handler.run(self.unit, self.faults, self.retried)
+
+
+class EvaluateUnit(UnitCall):
+    """Has a handler in this process run a unit, whose rows are yet to be made."""
+
+    def __call__(self, handler: Handler) -> MakeStream:
+        return handler.evaluate(self.unit, self.faults, self.retried)
 
 
 @dataclass(frozen=True)

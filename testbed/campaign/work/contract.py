@@ -16,6 +16,9 @@ from testbed.core.errors import TestbedError
 
 Due = Literal["crash", "hang"]
 
+MakeStream = Callable[[], bytes]
+"""Makes the rows of faults that were run, as one Arrow IPC stream, without the engine: in any thread."""
+
 
 class Handler(Protocol):
     """Runs units, in a worker process. What it raises means:
@@ -41,6 +44,13 @@ class Handler(Protocol):
 
         In plan order. ``retried``: the fault failed when it was alone, and is being run again; its rows carry
         ``infrastructure_failure``. Nobody else's do: company of a fault that failed is innocent.
+        """
+        ...
+
+    def evaluate(self, unit: Unit, faults: Sequence[int] | None, retried: bool = False) -> MakeStream:
+        """Runs faults as `run` does, and leaves the making of their rows to whoever calls what is given back.
+
+        Only called where the handler shares its user's process.
         """
         ...
 

@@ -12,7 +12,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, Self
 
 from testbed.campaign.plan.unit import Unit
-from testbed.campaign.work.contract import Drop, Keep, Limits, Opener, Report, SlotTally, Tick
+from testbed.campaign.work.calls import EvaluateUnit
+from testbed.campaign.work.contract import Drop, Keep, Limits, MakeStream, Opener, Report, SlotTally, Tick
 from testbed.campaign.work.inprocess import InProcess
 from testbed.campaign.work.keeping import KeepingThread
 from testbed.campaign.work.slot import CannotOpen, Left, WorkerSlot
@@ -25,8 +26,10 @@ _TICK_S = 1.0
 
 
 class _Done(NamedTuple):
+    """A finished unit. make: its rows, made where they are kept."""
+
     unit: Unit
-    rows: bytes
+    make: MakeStream
     tally: SlotTally
 
 
@@ -56,7 +59,7 @@ class LocalPool:
         if children:
             self._slots = [WorkerSlot(opener, self._limits) for _ in range(children)]
         else:
-            self._slots = [WorkerSlot(opener, self._limits, make=InProcess)]
+            self._slots = [WorkerSlot(opener, self._limits, make=InProcess, unit_call=EvaluateUnit)]
         self._threaded = children > 0
 
     def begin(self) -> None:
@@ -150,7 +153,7 @@ class _Log:
         self._report.count(item.tally)
         if isinstance(item, _Done):
             try:
-                self._keep(item.unit, item.rows)
+                self._keep(item.unit, item.make())
             except Exception:
                 self.writable = False
                 raise
@@ -209,7 +212,7 @@ class UnitQueue:
 def _attempt(slot: WorkerSlot, unit: Unit) -> _Event:
     """What came of it; a BaseException is to be raised by the one who hears of it."""
     try:
-        return _Done(unit, slot.finish(unit), slot.tally)
+        return _Done(unit, slot.evaluate(unit), slot.tally)
     except Left as left:
         return _GivenUp(unit, str(left), slot.tally)
     except BaseException as error:

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import platform
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Protocol
 
 from testbed.campaign.plan.unit import Unit
 from testbed.campaign.results.arrow import join_streams
 from testbed.campaign.work.calls import (
     BlameFaults,
+    EvaluateUnit,
     GetEngineSeconds,
     GetGolden,
     GetGoldenSeconds,
@@ -23,7 +25,7 @@ from testbed.campaign.work.calls import (
     Returned,
     RunUnit,
 )
-from testbed.campaign.work.contract import Due, Limits, Opener, SlotTally
+from testbed.campaign.work.contract import Due, Limits, MakeStream, Opener, SlotTally
 from testbed.core.errors import EngineError, TestbedError
 from testbed.core.folder.provenance import processor
 from testbed.core.process.isolate import Crashed, Hung, Isolated, Lost, Stopped, WorkerFailed
@@ -65,8 +67,10 @@ class WorkerSlot:
         *,
         idle_s: float | None = None,
         make: Callable[..., Host] = Isolated,
+        unit_call: type[RunUnit] | type[EvaluateUnit] = RunUnit,
     ) -> None:
         self._opener, self._limits, self._idle_s, self._make = opener, limits, idle_s, make
+        self._unit_call = unit_call
         self._worker: Host | None = None
         self._begun: Host | None = None
         self._worked = False
@@ -77,7 +81,11 @@ class WorkerSlot:
     # ---- units
 
     def finish(self, unit: Unit) -> bytes:
-        """The unit's rows; `tally` tells what it took.
+        """The unit's rows; `tally` tells what it took. Raises as `evaluate` does, or what the making of rows does."""
+        return self.evaluate(unit)()
+
+    def evaluate(self, unit: Unit) -> MakeStream:
+        """Has the unit's faults run. With `EvaluateUnit` its rows are made by whoever calls what is given back.
 
         Raises Left, CannotOpen, OtherGolden, Stopped, or what the handler raised and what is not an engine failure.
         """
@@ -86,14 +94,14 @@ class WorkerSlot:
         for delay_s in self._delays():
             self._wait(delay_s)
             try:
-                return join_streams(list(self._chunks(unit, range(len(unit)))))
+                return partial(_stream_of, list(self._chunks(unit, range(len(unit)))))
             except Lost as loss:
                 self.tally.losses += 1
                 why = str(loss)
                 self._discard()
         raise Left(why)
 
-    def _chunks(self, unit: Unit, faults: range) -> Iterator[bytes]:
+    def _chunks(self, unit: Unit, faults: range) -> Iterator[bytes | MakeStream]:
         try:
             yield self._run(unit, faults)
             return
@@ -106,7 +114,7 @@ class WorkerSlot:
         yield from self._chunks(unit, faults[:middle])
         yield from self._chunks(unit, faults[middle:])
 
-    def _verdict(self, unit: Unit, fault: range) -> bytes:
+    def _verdict(self, unit: Unit, fault: range) -> bytes | MakeStream:
         """Rows of a fault that failed alone: DUE if it fails each time again."""
         due: Due = "crash"
         for _ in range(self._limits.confirmations):
@@ -118,7 +126,7 @@ class WorkerSlot:
         self.tally.blamed += 1
         return self._aside(BlameFaults(unit, list(fault), due))
 
-    def _run(self, unit: Unit, faults: range, retried: bool = False) -> bytes:
+    def _run(self, unit: Unit, faults: range, retried: bool = False) -> bytes | MakeStream:
         """Raises one of _ENGINE_FAILED, and then the worker is gone."""
         golden_s = self._aside(GetGoldenSeconds(unit, len(faults)))
         named = None if len(faults) == len(unit) else list(faults)
@@ -126,7 +134,8 @@ class WorkerSlot:
         before_s = self._aside(GetEngineSeconds())
         worker = self._opened()
         try:
-            rows = worker.call(RunUnit(unit, named, retried), timeout_s)
+            call: HandlerCall[bytes | MakeStream] = self._unit_call(unit, named, retried)
+            rows = worker.call(call, timeout_s)
         except _ENGINE_FAILED as failure:
             self.tally.crashes += not isinstance(failure, Hung)
             self.tally.hangs += isinstance(failure, Hung)
@@ -229,6 +238,13 @@ class WorkerSlot:
             begun, self._begun = self._begun, None
         if begun is not None:
             begun.close()
+
+
+def _stream_of(chunks: Sequence[bytes | MakeStream]) -> bytes:
+    try:
+        return join_streams([chunk if isinstance(chunk, bytes) else chunk() for chunk in chunks])
+    except MemoryError as error:
+        raise TestbedError("out of memory while rows were made; run the same command again to go on") from error
 
 
 def machine_name() -> str:

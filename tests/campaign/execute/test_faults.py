@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from testbed.analysis.outputs.outcome import Outcomes
 from testbed.campaign.evaluate.contract import Evaluated, Injections, NotDeterministic
 from testbed.campaign.evaluate.golden_words import golden_words as golden_words_of
 from testbed.campaign.evaluate.whole import WholeTwin
@@ -191,6 +192,33 @@ def test_a_weight_fault_that_the_engine_did_not_survive_is_due_for_every_image()
         assert [row[n] for n in ("fault_id", "image_id", "golden_value", "faulty_word")] == [
             other[n] for n in ("fault_id", "image_id", "golden_value", "faulty_word")
         ]
+
+
+# ---- beside the engine
+
+
+class CountingJudge(Judge):
+    judged = 0
+
+    def outcomes(self, engine: CampaignEngine, outputs: NDArray[np.float32], image: NDArray[np.int64]) -> Outcomes:
+        CountingJudge.judged += len(outputs)
+        return super().outcomes(engine, outputs, image)
+
+
+@pytest.mark.parametrize("where", ["activation", "weight"])
+@pytest.mark.parametrize("waiting_bytes", [0, 2**20])
+def test_rows_are_made_without_the_engine(monkeypatch: pytest.MonkeyPatch, where: Where, waiting_bytes: int) -> None:
+    """Another thread may: so the golden is run before, too. What is too much to wait is judged at once."""
+    part, words = plan_slice(where, FAULTS), golden_words(FAULTS) if where == "activation" else NO_WORDS
+    wanted = (activations() if where == "activation" else weights()).rows(part, words)
+    at, judge = engine(where), CountingJudge(JUDGE.atol, JUDGE.rtol, JUDGE.rtol_grid, JUDGE.detector)
+    runner = ActivationFaultRunner(at, WholeTwin(at), judge) if where == "activation" else WeightFaultRunner(at, judge)
+    monkeypatch.setattr(ActivationFaultRunner, "waiting_bytes", waiting_bytes)
+    monkeypatch.setattr(CountingJudge, "judged", 0)
+    make = runner.evaluate(part, words)
+    assert CountingJudge.judged == (len(FAULTS) if where == "activation" and waiting_bytes == 0 else 0)
+    monkeypatch.setattr(Engine, "run", lambda self, feeds: pytest.fail("the engine was run"))
+    assert make().equals(wanted)
 
 
 # ---- the real engine

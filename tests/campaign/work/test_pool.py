@@ -7,7 +7,7 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from testbed.campaign.work.inprocess import InProcess
 from testbed.campaign.work.pool import LocalPool
 from testbed.campaign.work.slot import OtherGolden, WorkerSlot
 from testbed.core.errors import TestbedError
-from tests.support.toy_handler import open_toy
+from tests.support.toy_handler import Toy, open_toy
 from tests.support.toy_units import ToyUnits
 
 SIZE = 8
@@ -334,6 +334,42 @@ def test_ctrl_c_in_this_process_keeps_what_is_done(site: Site) -> None:
     with LocalPool(site.opener(), 0, PATIENT) as pool, pytest.raises(KeyboardInterrupt):
         pool.run(stream(), keep)
     assert_rows(site.rows, 3)
+
+
+def test_in_this_process_rows_are_made_beside_the_engine(site: Site) -> None:
+    threads: list[threading.Thread] = []
+
+    class Observed(Toy):
+        def evaluate(self, unit: Unit, faults: Sequence[int] | None, retried: bool = False) -> Callable[[], bytes]:
+            make = super().evaluate(unit, faults, retried)
+
+            def made() -> bytes:
+                threads.append(threading.current_thread())
+                return make()
+
+            return made
+
+    with LocalPool(Opener(Observed, (str(site.folder),), {"model.activation": "toy"}), 0, PATIENT) as pool:
+        pool.run(units(3), site.keep)
+    assert_rows(site.rows, 3)
+    assert threading.main_thread() not in threads
+    assert len(threads) == 3
+
+
+def test_too_little_memory_for_rows_is_told_in_a_line(site: Site) -> None:
+    class Forgetful(Toy):
+        def evaluate(self, unit: Unit, faults: Sequence[int] | None, retried: bool = False) -> Callable[[], bytes]:
+            def made() -> bytes:
+                raise MemoryError
+
+            return made
+
+    opener = Opener(Forgetful, (str(site.folder),), {"model.activation": "toy"})
+    with (
+        LocalPool(opener, 0, PATIENT) as pool,
+        pytest.raises(TestbedError, match="out of memory while rows were made; run"),
+    ):
+        pool.run(units(3), site.keep)
 
 
 @pytest.mark.parametrize("children", [2, 0])
