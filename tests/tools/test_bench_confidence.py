@@ -101,15 +101,18 @@ def test_what_is_asked_of_a_campaign_leaves_the_design_to_it() -> None:
 
 
 @needs_pytorchfi
-@pytest.mark.parametrize("where", ["activation", "weight"])
+@pytest.mark.parametrize(
+    ("where", "asked"), [("activation", ["--relative", "0.5"]), ("weight", ["--relative", "0.25", "--quick"])]
+)
 def test_a_relative_margin_is_measured_in_both_places(
-    where: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    where: str, asked: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     toy = ["--model", "digits", "--engine", "ort-cpu", "--batch", "16", "--images", "8", "--faults", "100"]
-    how = ["--repeats", "1", "--relative", "0.5", "--margin", "0.01", "--where", where, "--json"]
+    how = ["--repeats", "1", *asked, "--margin", "0.01", "--where", where, "--json"]
     monkeypatch.setattr(sys, "argv", ["bench_confidence.py", *toy, *how])
     bench_confidence.main()
     found = json.loads(capsys.readouterr().out)
+    assert found["relative"] == 0.5  # quickly, twice what was asked
     assert found["margin_met"]
     prepared = abs(found["ratio_same_stop_with_preparation"] - 1)
     assert 0 < prepared < abs(found["ratio_same_stop"] - 1)  # both sides pay for it
