@@ -138,12 +138,18 @@ class Stages:
     @cached_property
     def weight_bytes(self) -> list[int]:
         """Bytes of the weights of each stage."""
-        sizes = []
-        for stage in self.stages:
-            nodes = [self.flow.nodes[index] for index in self.flow.between(stage.inputs, stage.outputs)]
-            stored = {name for node in nodes for name in node.input if name in self.flow.stored}
-            sizes.append(sum(_size(self.flow.stored[name]) for name in stored))
-        return sizes
+        return [self.weight_bytes_between(stage.inputs, stage.outputs) for stage in self.stages]
+
+    def weight_bytes_between(self, inputs: Sequence[str], outputs: Sequence[str]) -> int:
+        """Bytes of the weights that ``outputs`` are computed with from ``inputs``. Raises CannotCut."""
+        nodes = [self.flow.nodes[index] for index in self.flow.between(inputs, outputs)]
+        stored = {name for node in nodes for name in node.input if name in self.flow.stored}
+        return sum(_size(self.flow.stored[name]) for name in stored)
+
+    def end_after(self, tensor: str) -> str:
+        """The end of the stage in which a tensor is made."""
+        places = self.flow.producer
+        return next(stage.end for stage in self.stages if places[stage.end] >= places[tensor])
 
     @cached_property
     def _needed(self) -> dict[str, Need]:

@@ -9,7 +9,7 @@ from onnx import NodeProto
 
 from testbed.instrument.cut.flow import Flow, Shape
 
-_PRODUCTS = ("MatMul", "Gemm", "Conv", "FusedMatMul")
+PRODUCTS = ("MatMul", "Gemm", "Conv", "FusedMatMul")
 
 
 def macs(flow: Flow, places: Iterable[int], few: Mapping[str, tuple[int, ...]] | None = None) -> float:
@@ -19,7 +19,7 @@ def macs(flow: Flow, places: Iterable[int], few: Mapping[str, tuple[int, ...]] |
 
 
 def _of_node(flow: Flow, node: NodeProto, few: Mapping[str, tuple[int, ...]]) -> int:
-    output = flow.shapes.get(node.output[0]) if node.op_type in _PRODUCTS else None
+    output = flow.shapes.get(node.output[0]) if node.op_type in PRODUCTS else None
     if output is None:
         return 0
     made: Shape = few.get(node.output[0], output)

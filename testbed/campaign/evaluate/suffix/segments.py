@@ -26,7 +26,8 @@ from testbed.instrument.ports.feed import NO_SITE, PortFeed, live_words
 from testbed.instrument.ports.insertion import instrument
 
 Arrays = Mapping[str, NDArray]
-_COPIES = 2  # of each weight: engines keep the file's beside the one that they packed
+COPIES = 2
+"""Of each weight: engines keep the file's beside the one that they packed."""
 ROW_BATCH = 16
 """Strikes that are followed by their token alone, at a time."""
 
@@ -258,6 +259,6 @@ def group_ends(sizes: Sequence[int], budget: int) -> list[int]:
         ends = sorted({last - (last * part) // parts for part in range(parts)} - {last - 1})
         starts = [0, *ends]
         held = (sizes[stage] * (stage - start + 1) for start, end in pairwise(starts) for stage in range(start, end))
-        if _COPIES * sum(held) <= budget:
+        if COPIES * sum(held) <= budget:
             break
     return ends

@@ -1,4 +1,4 @@
-"""Where the run of a faulty weight may begin: the last tensor before its use through which everything goes."""
+"""Where the run of a faulty weight may begin: a tensor before its use, with the few others that are needed beside it."""
 
 from __future__ import annotations
 
@@ -6,27 +6,39 @@ import math
 from bisect import bisect_right
 from collections.abc import Sequence
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 from onnx import helper
 
 from testbed.instrument.cut.flow import CannotCut, Flow
 from testbed.instrument.cut.stages import Stages
+from testbed.instrument.cut.work import PRODUCTS, macs
 
+Start = Literal["operand", "weight", "block"]
+
+_WORTH = 0.1  # of a stage's work, on average: less is not saved by an engine of its own
 _NORMS = ("LayerNormalization", "ReduceMean")
 
 
 class EntryPoints:
-    """``names``: of the tensors whose golden values are kept, in execution order; as many as fit the budget."""
+    """``names``: of the tensors that suffixes start from, in execution order; as many as fit the budgets."""
 
-    def __init__(self, stages: Stages, images: int, golden_bytes: int, inside_blocks: bool) -> None:
-        """Finds the entry points. inside_blocks: not only between blocks."""
-        self._inside = inside_blocks
+    def __init__(self, stages: Stages, images: int, golden_bytes: int, weight_bytes: int, start: Start) -> None:
+        """Finds the entry points.
+
+        start: at the last tensor through which everything goes ("weight"), such of them that lie between blocks ("block"), or,
+        where that saves much, at what the weight multiplies ("operand"). golden_bytes: of golden values of all images;
+        weight_bytes: that engines may hold of weights.
+        """
+        self._start = start
         self._flow, self._stages = stages.flow, stages
         wanted = sorted({p for p in map(self._point, self._uses) if p is not None})
         names = [self._points[node] for node in wanted]
         while names and sum(map(self._bytes, names)) * images > golden_bytes:
             names = names[1::2]
+        if start == "operand":
+            names = self._with_operands(names, golden_bytes // images, weight_bytes)
         self.names = names
         self._places = [self._flow.producer[name] for name in names]
 
@@ -39,9 +51,30 @@ class EntryPoints:
         kept = bisect_right(self._places, min(uses) - 1)
         return self.names[kept - 1] if kept else None
 
+    def needed(self, name: str) -> tuple[str, ...]:
+        """What a suffix from this tensor is fed: itself, and what goes past it."""
+        crossings = self._flow.crossings
+        return (name, *(crossings[name] if name in crossings else self._flow.wide_crossings.get(name, ())))
+
+    def own_end(self, name: str) -> str | None:
+        """Where an engine of its own ends, behind which the suffix from the next stage's start is run; None for none."""
+        end = self._stages.end_after(name)
+        apart = end not in (name, self._flow.output) and not may_fuse(self._flow, end)
+        return end if self._start == "operand" and apart else None
+
+    def own_bytes(self, names: Sequence[str]) -> int:
+        """Bytes of the weights in the engines that end with the stage of these entries."""
+        ends = [(name, self.own_end(name)) for name in names]
+        return sum(
+            self._stages.weight_bytes_between(self.needed(name), self.needed(end))
+            for name, end in ends
+            if end is not None
+        )
+
     @property
     def per_stage(self) -> int:
-        return math.ceil(len(self.names) / len(self._stages.stages))
+        """How many entries there are in a stage whose suffixes hold all that follows."""
+        return math.ceil(sum(self.own_end(name) is None for name in self.names) / len(self._stages.stages))
 
     @cached_property
     def _points(self) -> dict[int, str]:
@@ -54,9 +87,49 @@ class EntryPoints:
                 continue
             if not all(_can_be_kept(flow, kept) for kept in (name, *flow.crossings[name])):
                 continue
-            if self._inside or name in between:
+            if self._start != "block" or name in between:
                 points[flow.producer[name]] = name
         return points
+
+    def _with_operands(self, names: list[str], golden_bytes: int, weight_bytes: int) -> list[str]:
+        """The names, and what weights multiply, as far as memory allows: first where most work is saved for each byte."""
+        flow = self._flow
+        worth = _WORTH * macs(flow, range(len(flow.nodes))) / len(self._stages.stages)
+        saved = {name: self._work_before(name, names) for name in self._operands() if name not in names}
+        kept = {held for name in names for held in self.needed(name)}
+        left, weights_left = golden_bytes - sum(map(self._bytes, kept)), weight_bytes - self.own_bytes(names)
+        operands = []
+        for name in sorted(saved, key=lambda name: -saved[name] / self._bytes(name)):
+            more = set(self.needed(name)) - kept
+            size, weights = sum(map(self._bytes, more)), self.own_bytes([name])
+            if saved[name] >= worth and size <= left and weights <= weights_left:
+                operands.append(name)
+                kept |= more
+                left, weights_left = left - size, weights_left - weights
+        return sorted([*names, *operands], key=flow.producer.__getitem__)
+
+    def _operands(self) -> list[str]:
+        """What weights multiply; of a quantised operand what is dequantised, as engines join both in one operator."""
+        flow, operands = self._flow, []
+        for position in sorted(set(self._uses.values())):
+            if flow.nodes[position].op_type not in PRODUCTS:
+                continue
+            name = next(iter(flow.live_inputs(flow.nodes[position])))
+            if name in flow.producer and (node := flow.nodes[flow.producer[name]]).op_type == "DequantizeLinear":
+                name = node.input[0]
+            if name in flow.wide_crossings and not may_fuse(flow, name):
+                operands.append(name)
+        return list(dict.fromkeys(operands))
+
+    def _work_before(self, name: str, names: Sequence[str]) -> float:
+        """Multiply-accumulates from the last of ``names`` to this tensor."""
+        flow = self._flow
+        before = [other for other in names if flow.producer[other] < flow.producer[name]]
+        given = self.needed(before[-1]) if before else (flow.input,)
+        try:
+            return macs(flow, flow.between(given, self.needed(name)))
+        except CannotCut:
+            return 0.0
 
     def _point(self, weight: str) -> int | None:
         places = sorted(self._points)

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
-from typing import Any, Literal, cast, get_args
+from typing import Any, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +18,8 @@ from onnx import ModelProto
 from pydantic import JsonValue
 
 from testbed.campaign.evaluate.contract import FaultyRun, OpenPart, RunWhole, WordChanges
-from testbed.campaign.evaluate.suffix.segments import Clock, Segment, group_ends
-from testbed.campaign.evaluate.weights.entry_points import EntryPoints, may_fuse
+from testbed.campaign.evaluate.suffix.segments import COPIES, Clock, Segment, group_ends
+from testbed.campaign.evaluate.weights.entry_points import EntryPoints, Start, may_fuse
 from testbed.campaign.folder.images import Inputs
 from testbed.core.arrays import Int64s
 from testbed.core.errors import StaleArtefact
@@ -32,16 +32,15 @@ from testbed.instrument.cut.stages import Stages
 from testbed.instrument.cut.tokens import ROWS, Restricted, restricted
 from testbed.instrument.cut.work import macs
 
-Start = Literal["weight", "block"]
 GIB = 2**30
 
 
 @dataclass(frozen=True)
 class WeightShortcuts:
-    """``start``: suffixes start right before the struck weight, or before its block. ``last``: in the last block only the
-    tokens that the head looks at are run."""
+    """``start``: suffixes start at what the struck weight multiplies, at the last tensor before it through which everything
+    goes, or before its block. ``last``: in the last block only the tokens that the head looks at are run."""
 
-    start: Start = "weight"
+    start: Start = "operand"
     last: bool = True
 
     def record(self) -> dict[str, JsonValue]:
@@ -84,7 +83,7 @@ class WeightSuffix:
         self._built: dict[tuple[str, str], Segment] = {}
         self._suffixes: dict[str, list[Segment]] = {}
         self._fed: dict[str, list[dict[str, NDArray]]] = {}
-        self.entries = EntryPoints(stages, images, golden_bytes, inside_blocks=plan.start == "weight")
+        self.entries = EntryPoints(stages, images, golden_bytes, weight_bytes // COPIES, plan.start)
 
     @property
     def engine_seconds(self) -> float:
@@ -157,7 +156,7 @@ class WeightSuffix:
 
     def _fed_with(self, entry: str, rows: Sequence[Int64s | slice]) -> list[dict[str, NDArray]]:
         """Golden values of these images, in full batches; a slice copies nothing."""
-        golden, names = self._golden_values, (entry, *self.stages.flow.crossings[entry])
+        golden, names = self._golden_values, self.entries.needed(entry)
         return [
             {name: pad_values(golden[name][some], self._batch, filler=golden[name][0]) for name in names}
             for some in rows
@@ -167,15 +166,17 @@ class WeightSuffix:
     def _golden_values(self) -> dict[str, NDArray]:
         """(images, ...) of every entry, from the engine with weights that can be struck."""
         flow = self.stages.flow
-        names = list(dict.fromkeys(n for entry in self.entries.names for n in (entry, *flow.crossings[entry])))
+        names = list(dict.fromkeys(name for entry in self.entries.names for name in self.entries.needed(entry)))
         segment = self._segment(cut_segment(flow, [flow.input], [*names, flow.output]), [flow.input])
-        parts: dict[str, list[NDArray]] = {name: [] for name in names}
+        values: dict[str, NDArray] = {}
         for batch in batches(self._images, self._batch):
             outputs = segment({flow.input: self._inputs(batch.padded)})
             for name in names:
-                parts[name].append(outputs[name][: len(batch.rows)])
+                if name not in values:
+                    values[name] = np.empty((self._images, *outputs[name].shape[1:]), outputs[name].dtype)
+                values[name][batch.rows] = outputs[name][: len(batch.rows)]
         segment.runner.close()
-        return {name: np.concatenate(some) for name, some in parts.items()}
+        return values
 
     # ---- engines
 
@@ -196,30 +197,31 @@ class WeightSuffix:
 
     def _stops(self, entry: str) -> list[str]:
         """Where the engines from an entry on end, one after the other."""
-        position = self.stages.flow.producer
-        return [stop for stop in self._all_stops if position[stop] > position[entry]]
+        position, own = self.stages.flow.producer, self.entries.own_end(entry)
+        stops = [stop for stop in self._all_stops if position[stop] > position[entry]]
+        return stops if own is None or own in stops else [own, *stops]
 
     @cached_property
     def _all_stops(self) -> list[str]:
         """The stages at which suffixes end, as few as memory allows: a stage's weights are held about once for each
-        entry in it, and before it."""
+        entry in it, and before it, unless its engine ends with its stage."""
         sizes = [self.entries.per_stage * size for size in self.stages.weight_bytes]
-        ends = [self.stages.stages[number - 1].end for number in group_ends(sizes, self._weight_bytes)]
+        budget = self._weight_bytes - COPIES * self.entries.own_bytes(self.entries.names)
+        ends = [self.stages.stages[number - 1].end for number in group_ends(sizes, budget)]
         return [end for end in ends if end == self.stages.flow.output or not may_fuse(self.stages.flow, end)]
 
     def _model(self, start: str, stop: str) -> Restricted:
         flow, rows = self.stages.flow, self.stages.last_rows if self.plan.last else None
         if rows is not None and stop == flow.output:
             with suppress(CannotCut):
-                picked = (rows * ROWS)[: max(ROWS, len(rows))]
-                return restricted(flow, flow.between([start], [stop]), [start], {stop: None}, picked)
+                picked, inputs = (rows * ROWS)[: max(ROWS, len(rows))], self.entries.needed(start)
+                return restricted(flow, flow.between(inputs, [stop]), inputs, {stop: None}, picked)
         return Restricted(cut_segment(flow, *self._ends(start, stop)), {})
 
     def _ends(self, start: str, stop: str) -> tuple[list[str], list[str]]:
         """What an engine from one tensor to another takes and gives, what goes past them to the alarms among it."""
-        crossings = self.stages.flow.crossings
-        inputs = [start, *crossings[start]]
-        return inputs, [stop, *(name for name in crossings[stop] if name not in inputs)]
+        inputs = [*self.entries.needed(start)]
+        return inputs, [name for name in self.entries.needed(stop) if name not in inputs]
 
     def _segment(self, proto: ModelProto, inputs: Sequence[str]) -> Segment:
         weights = frozenset(tensor.name for tensor in proto.graph.initializer)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from testbed.campaign.evaluate.contract import FaultyRun, RunWhole, same_words
+from testbed.campaign.evaluate.weights.entry_points import Start
 from testbed.campaign.evaluate.weights.evaluator import WeightShortcuts, WeightSuffix
 from testbed.campaign.proofs import WeightRecord, WeightTrial
 from testbed.core.errors import EngineError
@@ -19,12 +21,7 @@ from testbed.instrument.cut.flow import CannotCut
 from testbed.semantics import as_words
 
 MakeWeightSuffix = Callable[[WeightShortcuts], WeightSuffix]
-_PLANS = (
-    WeightShortcuts(),
-    WeightShortcuts("block"),
-    WeightShortcuts(last=False),
-    WeightShortcuts("block", last=False),
-)
+_PLANS = tuple(WeightShortcuts(start, last) for last in (True, False) for start in get_args(Start))
 
 
 _PER_KIND = 2

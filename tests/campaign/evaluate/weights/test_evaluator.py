@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from functools import cache, cached_property
 from typing import Any
@@ -86,7 +87,11 @@ def same(model: WeightLab, suffix: WeightSuffix, places: Sequence[WeightFault], 
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-@pytest.mark.parametrize("plan", [WeightShortcuts(), WeightShortcuts("block", last=False)], ids=["least", "blocks"])
+@pytest.mark.parametrize(
+    "plan",
+    [WeightShortcuts(), WeightShortcuts("weight"), WeightShortcuts("block", last=False)],
+    ids=["least", "articulations", "blocks"],
+)
 def test_every_weight_gives_the_whole_engines_bits(name: str, plan: WeightShortcuts) -> None:
     model = WeightLab(exported(name))
     suffix = model.suffix(plan)
@@ -118,11 +123,31 @@ def test_several_weights_start_before_the_first_of_them(model: WeightLab) -> Non
 def test_suffixes_start_right_before_the_weight(model: WeightLab) -> None:
     entries = model.suffix().entries
     assert entries.before(["block.1.attn.qkv.weight"]) == "block.0.mlp.residual"
-    assert entries.before(["block.1.mlp.fc2.bias"]) == "block.1.attn.residual"
+    assert entries.before(["block.1.mlp.fc1.bias"]) == "block.1.attn.residual"  # no product lies between them
+    hidden = entries.before(["block.1.mlp.fc2.bias"])
+    assert hidden is not None
+    assert entries.needed(hidden) == (hidden, "block.1.attn.residual")
     assert entries.before(["head.weight"]) == "norm"
+    narrow = model.suffix(WeightShortcuts("weight")).entries
+    assert narrow.before(["block.1.mlp.fc2.bias"]) == "block.1.attn.residual"
+    assert set(narrow.names) < set(entries.names)
+    for_these = IMAGES * 4 * sum(math.prod(model.stages.flow.per_image(name)) for name in narrow.names)
+    for budgets in ({"weight_bytes": 1}, {"golden_bytes": for_these}):  # too little for more
+        assert model.suffix(None, **budgets).entries.names == narrow.names
     assert entries.before(["no such weight"]) is None
     cost = model.suffix().relative_cost
-    assert cost(["block.0.mlp.fc1.weight"]) > cost(["block.1.mlp.fc1.weight"]) > cost(["head.weight"]) > 0
+    assert cost(["block.0.mlp.fc1.weight"]) > cost(["block.1.mlp.fc1.weight"]) > cost(["block.1.mlp.fc2.weight"])
+    assert cost(["block.1.mlp.fc2.weight"]) > cost(["block.2.attn.qkv.weight"]) > cost(["head.weight"]) > 0
+
+
+def test_engines_inside_a_block_end_with_it(model: WeightLab) -> None:
+    """What follows is run by the next block's suffix: weights are not held once more for every place inside."""
+    suffix = model.suffix()
+    for name in ("block.0.mlp.fc2.weight", "block.0.attn.proj.weight", "block.0.mlp.fc1.weight"):
+        same(model, suffix, [model.flip(next(site for site in model.weights if site.name == name), 3, 30)])
+    opened = model.opened
+    same(model, suffix, [model.flip(next(s for s in model.weights if s.name == "block.1.attn.qkv.weight"), 3, 30)])
+    assert model.opened == opened
 
 
 def test_a_fault_that_changes_no_bit_is_not_run(model: WeightLab) -> None:
