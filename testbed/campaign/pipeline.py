@@ -88,6 +88,7 @@ def run_campaign(
         preparation.run()
         with ExitStack() as stack:
             campaign = Campaign(preparation, stack)
+            campaign.begin_workers(worker_setup)
             campaign.choose_images()
             campaign.gate()
             campaign.begin_workers(worker_setup)
@@ -155,10 +156,11 @@ class Campaign:
     # ---- plan and run
 
     def begin_workers(self, worker_setup: WorkerSetup) -> None:
-        """Starts this machine's workers where the plan is still to be made: they import meanwhile what they need, and open
-        their engines when they are given work."""
+        """Starts this machine's workers as soon as the gates are recorded and where faults are still to be run: they open their
+        engines while the rest is made, or looked through."""
         here = worker_setup.scheduler is None and worker_setup.workers > 0
-        if here and "plan" not in self.folder.manifest["stages"]:
+        stages = self.folder.manifest["stages"]
+        if here and self._pool is None and "gates" in stages and "execute" not in stages:
             self._pool = self._opened(worker_setup)
             self._stack.enter_context(self._pool).begin()
 
