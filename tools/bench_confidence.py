@@ -88,7 +88,12 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, help="ours (default: tuned, as a campaign does)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.quick and arguments.relative is not None and arguments.relative * QUICK_SHARE >= 1:
+        parser.error(
+            f"--quick runs to {QUICK_SHARE} times --relative {arguments.relative:g}: give less than {1 / QUICK_SHARE:g}"
+        )
+    return arguments
 
 
 def benchmark(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -156,8 +156,8 @@ class Campaign:
     # ---- plan and run
 
     def begin_workers(self, worker_setup: WorkerSetup) -> None:
-        """Starts this machine's workers as soon as the gates are recorded and where faults are still to be run: they open their
-        engines while the rest is made, or looked through."""
+        """Starts this machine's workers as soon as the gates are recorded, where faults are still to be run: they import what
+        they need while the rest is made, or looked through, and open their engines when they are given work."""
         here = worker_setup.scheduler is None and worker_setup.workers > 0
         stages = self.folder.manifest["stages"]
         if here and self._pool is None and "gates" in stages and "execute" not in stages:

@@ -48,6 +48,7 @@ where = "weight"
 sites = ["*.fc1.weight"]
 ops = ["flip"]
 bits = [3, 30]
+images = 4  # what is chosen otherwise follows from times, and two campaigns are compared
 
 [stop]
 relative = 0.4

@@ -41,6 +41,9 @@ MakeRows = Callable[[], pa.Table]
 class FaultRunner(ABC):
     """Runs faults of one kind of place in one engine. on_detected: what follows an alarm of the engine's own checks."""
 
+    waiting_bytes = 8 * _JUDGED_BYTES
+    """Of outputs that wait to be judged by `evaluate`'s caller, at most."""
+
     def __init__(self, engine: CampaignEngine, judge: Judge, on_detected: OnDetected) -> None:
         self.engine, self.judge, self.on_detected = engine, judge, on_detected
 
@@ -71,9 +74,6 @@ class ActivationFaultRunner(FaultRunner):
 
     Faults that strike every image lie outside the weights: they are there in a second run, too.
     """
-
-    waiting_bytes = 8 * _JUDGED_BYTES
-    """Of outputs that wait to be judged by `evaluate`'s caller, at most."""
 
     def __init__(
         self, engine: CampaignEngine, evaluator: Evaluator, judge: Judge, on_detected: OnDetected = "none"
@@ -185,7 +185,10 @@ class WeightFaultRunner(FaultRunner):
         images = np.split(image, np.flatnonzero(np.diff(fault)) + 1)
         places = plan_slice.points.all_weights(self.engine.table)
         faulty = [self._faulty(*injection) for injection in zip(places, images, strict=True)]
-        return lambda: self._table(plan_slice, fault, image, faulty)
+        if sum(injected.outputs.nbytes for injected in faulty) <= self.waiting_bytes:
+            return lambda: self._table(plan_slice, fault, image, faulty)
+        table = self._table(plan_slice, fault, image, faulty)
+        return lambda: table
 
     def _table(self, plan_slice: PlanSlice, fault: Int64s, image: Int64s, faulty: list[FaultyOutputs]) -> pa.Table:
         outputs = np.concatenate([injected.outputs for injected in faulty])

@@ -34,12 +34,6 @@ class Worker:
     def golden(self) -> dict[str, str]:
         return self.workplace.golden_hashes()
 
-    def warm_up(self) -> None:
-        """Opens what faults of every target and place are run with, and runs the goldens."""
-        self.golden()
-        for target, where in self.workplace.spec.target_places:
-            self._runner(target, where)
-
     def golden_seconds(self, unit: Unit, faults: int) -> float:
         plan_slice, _ = self._work(unit, None)
         self._inject(plan_slice)  # opens the engine, and its evaluation
@@ -66,12 +60,10 @@ class Worker:
         self.workplace.close()
 
     def _inject(self, plan_slice: PlanSlice) -> FaultRunner:
-        return self._runner(plan_slice.target, plan_slice.where)
-
-    def _runner(self, target: str, where: Where) -> FaultRunner:
-        if (target, where) not in self._injections:
-            self._injections[target, where] = fault_runner_for(self.workplace, target, where)
-        return self._injections[target, where]
+        key = (plan_slice.target, plan_slice.where)
+        if key not in self._injections:
+            self._injections[key] = fault_runner_for(self.workplace, *key)
+        return self._injections[key]
 
     def _plan_slice(self, unit: Unit) -> PlanSlice:
         """The unit's faults: kept from when it was asked how long they would take until they are run."""
@@ -95,13 +87,8 @@ class Worker:
 
 
 def open_worker(folder: str) -> Worker:
-    """Opens a worker in a process of its own, from nothing but the folder.
-
-    Its engines are opened and their goldens run: nobody may be waiting for it yet.
-    """
-    worker = Worker(Workplace.at(Path(folder)))
-    worker.warm_up()
-    return worker
+    """Opens a worker in a process of its own, from nothing but the folder."""
+    return Worker(Workplace.at(Path(folder)))
 
 
 def fault_runner_for(workplace: Workplace, target: str, where: Where) -> FaultRunner:

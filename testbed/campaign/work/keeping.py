@@ -43,6 +43,7 @@ class KeepingThread(Generic[T]):
                     self._keep(*items)
             except BaseException as error:
                 self._failed = error
+            del items
             self._room.release()
 
     def __enter__(self) -> Self:

@@ -101,6 +101,7 @@ class LocalPool:
                 if isinstance(item, BaseException):
                     raise item
                 keeping.put(item)
+                del item  # it holds its outputs and engines, which may be closed while the next unit is run
 
     def _run_threads(self, units: Iterable[Unit], log_of: _Log, tick: Tick) -> None:
         source = UnitQueue(units)
@@ -152,8 +153,9 @@ class _Log:
             return
         self._report.count(item.tally)
         if isinstance(item, _Done):
+            rows = item.make()
             try:
-                self._keep(item.unit, item.make())
+                self._keep(item.unit, rows)
             except Exception:
                 self.writable = False
                 raise

@@ -7,6 +7,7 @@ workers and too little memory are nobody's fault: the unit is tried again.
 
 from __future__ import annotations
 
+import gc
 import platform
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -242,9 +243,17 @@ class WorkerSlot:
 
 def _stream_of(chunks: Sequence[bytes | MakeStream]) -> bytes:
     try:
-        return join_streams([chunk if isinstance(chunk, bytes) else chunk() for chunk in chunks])
+        return _joined(chunks)
+    except MemoryError:
+        gc.collect()
+    try:
+        return _joined(chunks)
     except MemoryError as error:
         raise TestbedError("out of memory while rows were made; run the same command again to go on") from error
+
+
+def _joined(chunks: Sequence[bytes | MakeStream]) -> bytes:
+    return join_streams([chunk if isinstance(chunk, bytes) else chunk() for chunk in chunks])
 
 
 def machine_name() -> str:

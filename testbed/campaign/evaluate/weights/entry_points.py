@@ -57,9 +57,12 @@ class EntryPoints:
         return (name, *(crossings[name] if name in crossings else self._flow.wide_crossings.get(name, ())))
 
     def own_end(self, name: str) -> str | None:
-        """Where an engine of its own ends, behind which the suffix from the next stage's start is run; None for none."""
+        """Where an engine of its own ends, behind which the suffix from the next stage's start is run; None for none.
+
+        The head stays with the last block, which is run for the tokens that it looks at.
+        """
         end = self._stages.end_after(name)
-        apart = end not in (name, self._flow.output) and not may_fuse(self._flow, end)
+        apart = end not in (name, self._flow.output, self._stages.stages[-1].start) and not may_fuse(self._flow, end)
         return end if self._start == "operand" and apart else None
 
     def own_bytes(self, names: Sequence[str]) -> int:
@@ -73,8 +76,8 @@ class EntryPoints:
 
     @property
     def per_stage(self) -> int:
-        """How many entries there are in a stage whose suffixes hold all that follows."""
-        return math.ceil(sum(self.own_end(name) is None for name in self.names) / len(self._stages.stages))
+        """How many tensors there are in a stage from which suffixes hold all that follows."""
+        return math.ceil(len({self.own_end(name) or name for name in self.names}) / len(self._stages.stages))
 
     @cached_property
     def _points(self) -> dict[int, str]:
@@ -97,7 +100,7 @@ class EntryPoints:
         worth = _WORTH * macs(flow, range(len(flow.nodes))) / len(self._stages.stages)
         saved = {name: self._work_before(name, names) for name in self._operands() if name not in names}
         kept = {held for name in names for held in self.needed(name)}
-        left, weights_left = golden_bytes - sum(map(self._bytes, kept)), weight_bytes - self.own_bytes(names)
+        left, weights_left = golden_bytes - sum(map(self._bytes, kept)), weight_bytes // 2 - self.own_bytes(names)
         operands = []
         for name in sorted(saved, key=lambda name: -saved[name] / self._bytes(name)):
             more = set(self.needed(name)) - kept

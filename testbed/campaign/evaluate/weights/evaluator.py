@@ -1,7 +1,7 @@
 """Weight faults: only what follows the struck weight is run, over their images, from golden values before it.
 
-The weights are struck in place, in engines that start at the last point before them through which everything goes; no
-engine is rebuilt. The bits are those of the whole engine with weights that can be struck, if the gate has shown so.
+The weights are struck in place, in engines that start at an entry point before them (see `entry_points`); no engine is
+rebuilt. The bits are those of the whole engine with weights that can be struck, if the gate has shown so.
 """
 
 from __future__ import annotations
@@ -230,7 +230,7 @@ class WeightSuffix:
 
 
 def _faulty(segments: Sequence[Segment], faults: Sequence[WeightFault]) -> AbstractContextManager[WordChanges]:
-    """Injects the faults, in the order of ``faults``. A weight lives in the segment that holds it."""
+    """Injects the faults, in the order of ``faults``, in every segment that holds a struck weight."""
     if len(segments) == 1:
         return faulty_weights(cast(WeightInjector, segments[0].runner), faults)
     return _faulty_in_several(segments, faults)
@@ -241,6 +241,9 @@ def _faulty_in_several(segments: Sequence[Segment], faults: Sequence[WeightFault
     with ExitStack() as stack:
         words: WordChanges = []
         for fault in faults:
-            segment = next(p for p in segments if fault.tensor in p.weights)
-            words += stack.enter_context(faulty_weights(cast(WeightInjector, segment.runner), [fault]))
+            holders = [
+                segment for segment in segments if fault.tensor in segment.weights
+            ]  # several, of one with several uses
+            changes = [stack.enter_context(faulty_weights(cast(WeightInjector, p.runner), [fault])) for p in holders]
+            words += changes[0]
         yield words

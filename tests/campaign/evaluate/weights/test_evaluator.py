@@ -9,6 +9,7 @@ from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from numpy.typing import NDArray
 
@@ -148,6 +149,34 @@ def test_engines_inside_a_block_end_with_it(model: WeightLab) -> None:
     opened = model.opened
     same(model, suffix, [model.flip(next(s for s in model.weights if s.name == "block.1.attn.qkv.weight"), 3, 30)])
     assert model.opened == opened
+
+
+def test_the_last_block_is_run_for_the_tokens_that_the_head_looks_at(model: WeightLab) -> None:
+    suffix, narrow = model.suffix(), model.suffix(WeightShortcuts("weight"))
+    for name in ("attn.proj", "mlp.fc1", "mlp.fc2"):
+        tensors = [f"block.2.{name}.weight"]
+        assert suffix.relative_cost(tensors) <= narrow.relative_cost(tensors)
+
+
+def test_a_weight_of_several_blocks_is_struck_in_all(model: WeightLab) -> None:
+    """It lies in the engine that ends with its first block, and in the one behind that."""
+    proto = onnx.load_from_string(model.plain)
+    for node in proto.graph.node:
+        node.input[:] = ["block.0.norm2.weight" if name == "block.1.norm2.weight" else name for name in node.input]
+    tied = WeightLab(proto.SerializeToString())
+    suffix = tied.suffix()
+    site = next(site for site in tied.weights if site.tensor == "block.0.norm2.weight")
+    for index, bit in ((0, 30), (3, 22), (5, 31)):
+        assert same(tied, suffix, [tied.flip(site, index, bit)]) == How.SUFFIX
+    for entry in suffix.entries.names:
+        np.testing.assert_array_equal(bits(suffix.golden_by_pieces(entry)), bits(suffix.golden))
+
+
+def test_budgets_count_what_follows_engines_inside_blocks(model: WeightLab) -> None:
+    """However few entries are left, the suffixes behind them hold weights."""
+    for golden_bytes in (2_000, 20_000, 60_000):
+        entries = model.suffix(None, golden_bytes=golden_bytes).entries
+        assert (entries.per_stage > 0) == bool(entries.names)
 
 
 def test_a_fault_that_changes_no_bit_is_not_run(model: WeightLab) -> None:
