@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import fields
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -55,10 +56,7 @@ class FaultRunner(ABC):
         """Runs the faults: all that needs the engine. Their `rows` can be made in another thread while the engine goes on."""
         _ = self.engine.side  # may run the golden
         make = self._run(plan_slice, words)
-        if self.on_detected == "none":
-            return make
-        table = make()  # alarms are followed by second runs
-        return lambda: table
+        return make if self.on_detected == "none" else made_at_once(make)  # alarms are followed by second runs
 
     @abstractmethod
     def _run(self, plan_slice: PlanSlice, words: Words32) -> MakeRows:
@@ -67,6 +65,12 @@ class FaultRunner(ABC):
     @abstractmethod
     def blamed(self, plan_slice: PlanSlice, words: Words32, due: str) -> pa.Table:
         """The rows of faults that the engine did not survive; nothing is run."""
+
+
+def made_at_once(make: MakeRows) -> MakeRows:
+    """What gives rows that are made now."""
+    table = make()
+    return lambda: table
 
 
 class ActivationFaultRunner(FaultRunner):
@@ -84,7 +88,7 @@ class ActivationFaultRunner(FaultRunner):
     def _run(self, plan_slice: PlanSlice, words: Words32) -> MakeRows:
         fault, injections = self._injections(plan_slice, words)
         parts = self._parts(injections)
-        return lambda: self._table(plan_slice, fault, injections, parts)
+        return partial(self._table, plan_slice, fault, injections, parts)
 
     def _parts(self, injections: Injections) -> list[Evaluated | _OutcomesPart]:
         """Piece by piece, so that outputs of many elements are never all in memory: what is too much to wait is judged at
@@ -185,10 +189,8 @@ class WeightFaultRunner(FaultRunner):
         images = np.split(image, np.flatnonzero(np.diff(fault)) + 1)
         places = plan_slice.points.all_weights(self.engine.table)
         faulty = [self._faulty(*injection) for injection in zip(places, images, strict=True)]
-        if sum(injected.outputs.nbytes for injected in faulty) <= self.waiting_bytes:
-            return lambda: self._table(plan_slice, fault, image, faulty)
-        table = self._table(plan_slice, fault, image, faulty)
-        return lambda: table
+        make = partial(self._table, plan_slice, fault, image, faulty)
+        return make if sum(run.outputs.nbytes for run in faulty) <= self.waiting_bytes else made_at_once(make)
 
     def _table(self, plan_slice: PlanSlice, fault: Int64s, image: Int64s, faulty: list[FaultyOutputs]) -> pa.Table:
         outputs = np.concatenate([injected.outputs for injected in faulty])

@@ -18,7 +18,7 @@ from testbed.analysis.outputs.outcome import Outcomes
 from testbed.campaign.evaluate.contract import Evaluated, Injections, NotDeterministic
 from testbed.campaign.evaluate.golden_words import golden_words as golden_words_of
 from testbed.campaign.evaluate.whole import WholeTwin
-from testbed.campaign.execute.faults import ActivationFaultRunner, WeightFaultRunner
+from testbed.campaign.execute.faults import ActivationFaultRunner, FaultRunner, WeightFaultRunner
 from testbed.campaign.execute.worker import fault_runner_for, open_worker
 from testbed.campaign.files import PLAN, words_file
 from testbed.campaign.folder.engine import CampaignEngine
@@ -213,10 +213,10 @@ def test_rows_are_made_without_the_engine(monkeypatch: pytest.MonkeyPatch, where
     wanted = (activations() if where == "activation" else weights()).rows(part, words)
     at, judge = engine(where), CountingJudge(JUDGE.atol, JUDGE.rtol, JUDGE.rtol_grid, JUDGE.detector)
     runner = ActivationFaultRunner(at, WholeTwin(at), judge) if where == "activation" else WeightFaultRunner(at, judge)
-    monkeypatch.setattr(ActivationFaultRunner, "waiting_bytes", waiting_bytes)
+    monkeypatch.setattr(FaultRunner, "waiting_bytes", waiting_bytes)
     monkeypatch.setattr(CountingJudge, "judged", 0)
     make = runner.evaluate(part, words)
-    assert CountingJudge.judged == (len(FAULTS) if where == "activation" and waiting_bytes == 0 else 0)
+    assert CountingJudge.judged == (0 if waiting_bytes else wanted.num_rows)
     monkeypatch.setattr(Engine, "run", lambda self, feeds: pytest.fail("the engine was run"))
     assert make().equals(wanted)
 

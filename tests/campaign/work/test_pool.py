@@ -3,78 +3,29 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import psutil
-import pyarrow as pa
 import pytest
 
 from testbed.campaign.plan.unit import Unit
 from testbed.campaign.work import pool as crew_module
 from testbed.campaign.work.calls import HandlerCall, Returned, RunUnit
-from testbed.campaign.work.contract import Limits, Opener, Report
+from testbed.campaign.work.contract import Limits
 from testbed.campaign.work.inprocess import InProcess
 from testbed.campaign.work.pool import LocalPool
 from testbed.campaign.work.slot import OtherGolden, WorkerSlot
 from testbed.core.errors import TestbedError
-from tests.support.toy_handler import Toy, open_toy
-from tests.support.toy_units import ToyUnits
-
-SIZE = 8
-PATIENT = Limits(floor_s=30.0, open_s=60.0, backoff_s=0.02)
-
-
-def units(n: int) -> list[Unit]:
-    return [Unit(number=number, plan="plan", start=SIZE * number, stop=SIZE * (number + 1)) for number in range(n)]
-
-
-@dataclass
-class Site(ToyUnits):
-    """Where toys work. Orders: fault -> what it does and when; see `toy_handler`."""
-
-    folder: Path
-    kept: dict[int, pa.Table] = field(default_factory=dict)
-
-    def opener(self, golden: str = "toy", opening: str = "") -> Opener:
-        return Opener(open_toy, (str(self.folder), "toy", opening), {"model.activation": golden})
-
-    def run(self, n: int, children: int = 2, limits: Limits = PATIENT, opening: str = "", **more: Any) -> Report:
-        with LocalPool(self.opener(opening=opening), children, limits) as pool:
-            return pool.run(units(n), more.pop("keep", self.keep), **more)
-
-    @property
-    def rows(self) -> list[dict[str, Any]]:
-        tables = [self.kept[number].select(["fault_id", "value", "infrastructure_failure", "due"]) for number in self]
-        return [row for table in tables for row in table.to_pylist()]
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(sorted(self.kept))
-
-    def log(self, what: str) -> list[str]:
-        return [line for line in (self.folder / "log").read_text().splitlines() if re.search(what, line)]
+from tests.support.pool_site import PATIENT, SIZE, Site, assert_rows, units
 
 
 @pytest.fixture
 def site(tmp_path: Path) -> Site:
     return Site(tmp_path)
-
-
-def assert_rows(
-    rows: list[dict[str, Any]], n: int, due: Mapping[int, str] | None = None, flagged: tuple[int, ...] = ()
-) -> None:
-    """Every fault has its one row, in plan order, and only these faults are blamed or marked."""
-    due = due or {}
-    assert [row["fault_id"] for row in rows] == list(range(SIZE * n))
-    assert {row["fault_id"]: row["due"] for row in rows if row["due"]} == due
-    assert [row["fault_id"] for row in rows if row["infrastructure_failure"]] == list(flagged)
-    assert all(row["value"] == row["fault_id"] ** 2 for row in rows if not row["due"])
 
 
 @pytest.mark.parametrize("children", [0, 2])
@@ -320,56 +271,6 @@ def test_a_store_that_takes_no_more_ends_it_with_its_own_message(site: Site, chi
         site.run(20, children, keep=keep)
     assert len(site.kept) == 2
     assert len(site.log("run")) < 20
-
-
-def test_ctrl_c_in_this_process_keeps_what_is_done(site: Site) -> None:
-    def stream() -> Iterator[Unit]:
-        yield from units(3)
-        raise KeyboardInterrupt
-
-    def keep(unit: Unit, rows: bytes) -> None:
-        time.sleep(0.1)  # it comes while rows wait
-        site.keep(unit, rows)
-
-    with LocalPool(site.opener(), 0, PATIENT) as pool, pytest.raises(KeyboardInterrupt):
-        pool.run(stream(), keep)
-    assert_rows(site.rows, 3)
-
-
-def test_in_this_process_rows_are_made_beside_the_engine(site: Site) -> None:
-    threads: list[threading.Thread] = []
-
-    class Observed(Toy):
-        def evaluate(self, unit: Unit, faults: Sequence[int] | None, retried: bool = False) -> Callable[[], bytes]:
-            make = super().evaluate(unit, faults, retried)
-
-            def made() -> bytes:
-                threads.append(threading.current_thread())
-                return make()
-
-            return made
-
-    with LocalPool(Opener(Observed, (str(site.folder),), {"model.activation": "toy"}), 0, PATIENT) as pool:
-        pool.run(units(3), site.keep)
-    assert_rows(site.rows, 3)
-    assert threading.main_thread() not in threads
-    assert len(threads) == 3
-
-
-def test_too_little_memory_for_rows_is_told_in_a_line(site: Site) -> None:
-    class Forgetful(Toy):
-        def evaluate(self, unit: Unit, faults: Sequence[int] | None, retried: bool = False) -> Callable[[], bytes]:
-            def made() -> bytes:
-                raise MemoryError
-
-            return made
-
-    opener = Opener(Forgetful, (str(site.folder),), {"model.activation": "toy"})
-    with (
-        LocalPool(opener, 0, PATIENT) as pool,
-        pytest.raises(TestbedError, match="out of memory while rows were made; run"),
-    ):
-        pool.run(units(3), site.keep)
 
 
 @pytest.mark.parametrize("children", [2, 0])
